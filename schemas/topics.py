@@ -1,0 +1,90 @@
+"""Every topic as data: its schema, fixed id, key, partitions and retention.
+
+Ids are fixed here, in git, and are the same in every region: a registry per region would hand out different ones and
+mirrored bytes would stop being readable. Topics that a Feast repo gives rise to (``features.<view>``,
+``predictions.<model>``) have derived ids, see :func:`schemas.codec.derived_id`.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DAY_MS", "DLQ_SUFFIX", "LATE_SUFFIX", "TOPICS", "Topic", "load_schema", "topic"]
+
+DAY_MS = 86_400_000
+DLQ_SUFFIX = ".dlq"
+LATE_SUFFIX = ".late"
+AVRO_DIR = Path(__file__).parent / "avro"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A Kafka topic.
+
+    Attributes
+    ----------
+    name : str
+    schema_id : int
+        Id in the Confluent wire format; fixed for all time and every region.
+    key : str
+        Field whose UTF-8 text is the record key; of a ``features.<view>`` topic empty: there the key is the entity,
+        Avro in the wire format.
+    partitions : int
+    retention_ms : int
+        -1 keeps everything.
+    compacted : bool
+        Keep the newest record of each key instead of a time span.
+    definition : dict, optional
+        The Avro schema where it is generated from a Feast repo; otherwise ``schemas/avro/<name>.avsc`` holds it.
+    """
+
+    name: str
+    schema_id: int
+    key: str
+    partitions: int = 1
+    retention_ms: int = -1
+    compacted: bool = False
+    definition: dict[str, Any] | None = field(default=None, hash=False)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return self.definition or load_schema(self.name)
+
+
+_ALL = (
+    Topic("flights.requests", 1, key="flight_id"),
+    Topic("flights.departures", 2, key="flight_id"),
+    Topic("flights.arrivals", 3, key="flight_id"),
+    Topic("flights.weather", 4, key="origin"),
+    Topic("sketches", 5, key="model"),
+    Topic("drift.windows", 6, key="model"),
+    Topic("drift.alerts", 7, key="incident_id"),
+    Topic("retraining.events", 8, key="incident_id"),
+    Topic("submissions", 9, key="incident_id"),
+    Topic("models.decisions", 10, key="incident_id"),
+    Topic("models.control", 11, key="model"),
+)
+
+TOPICS: dict[str, Topic] = {each.name: each for each in _ALL}
+
+
+def topic(name: str) -> Topic:
+    """The topic of that name.
+
+    Raises
+    ------
+    KeyError
+        Naming the topics there are.
+    """
+    try:
+        return TOPICS[name]
+    except KeyError:
+        raise KeyError(f"no topic {name!r} in schemas/topics.py; there are {', '.join(sorted(TOPICS))}") from None
+
+
+@cache
+def load_schema(name: str) -> dict[str, Any]:
+    """The Avro schema in ``schemas/avro/<name>.avsc``."""
+    return json.loads((AVRO_DIR / f"{name}.avsc").read_text())  # type: ignore[no-any-return]
