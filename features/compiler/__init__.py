@@ -1,0 +1,1 @@
+"""From Feast definitions to what runs them."""
