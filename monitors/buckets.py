@@ -1,0 +1,131 @@
+"""What sketches are made of: bucket numbers, packed keys, exact sums. All vectorised, all the same on every machine."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "CODE_BIAS",
+    "CODE_BITS",
+    "RELATIVE_ERROR",
+    "SCORE_BINS",
+    "Floats",
+    "Ints",
+    "Kind",
+    "bucket_codes",
+    "bucket_values",
+    "carry",
+    "count_keys",
+    "factorize",
+    "hash_text",
+    "limb_sums",
+    "limbs_to_float",
+    "pack_keys",
+    "unpack_codes",
+]
+
+Kind = Literal["numeric", "categorical", "score"]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+RELATIVE_ERROR: Final = 2.0**-6
+SCORE_BINS: Final = 128
+CODE_BITS: Final = 32
+CODE_BIAS: Final = 1 << (CODE_BITS - 1)
+
+_MANTISSA_SHIFT: Final = 52 - 5
+_SUM_SCALE: Final = 2.0**20  # sums are kept in units of 2**-20: finer than any unit of the columns we know
+_LIMB_BITS: Final = 26
+_LIMB_MASK: Final = (1 << _LIMB_BITS) - 1
+_SUM_LIMIT: Final = 2.0**88  # leaves 2**27 rows a cell before the top limb of an int64 could overflow
+
+
+def bucket_codes(values: Floats, kind: Kind) -> Ints:
+    """Bucket number of each value, none of them NaN; ascending with the value."""
+    if kind == "score":
+        return np.clip(np.floor(values * SCORE_BINS), 0, SCORE_BINS - 1).astype(np.int64)
+    magnitude = (np.ascontiguousarray(np.abs(values)).view(np.int64) >> _MANTISSA_SHIFT) + 1
+    return np.where(values > 0, magnitude, np.where(values < 0, -magnitude, 0))
+
+
+def bucket_values(codes: Ints, kind: Kind) -> Floats:
+    """Middle of each bucket, within ``RELATIVE_ERROR`` of every value in it (of a score within 1/256)."""
+    if kind == "score":
+        return (codes + 0.5) / SCORE_BINS
+    magnitude = np.maximum(np.abs(codes) - 1, 0)
+    lower = (magnitude << _MANTISSA_SHIFT).view(np.float64)
+    upper = ((magnitude + 1) << _MANTISSA_SHIFT).view(np.float64)
+    with np.errstate(invalid="ignore"):
+        middle = np.where(np.isfinite(upper), lower + (upper - lower) / 2, lower)
+    return np.where(codes == 0, 0.0, np.sign(codes) * middle)
+
+
+def pack_keys(cells: Ints, codes: Ints) -> Ints:
+    """Cell and bucket number as one sortable integer: cells below 2**31, codes within 2**31 of zero."""
+    return (cells << CODE_BITS) + (codes + CODE_BIAS)
+
+
+def unpack_codes(keys: Ints) -> Ints:
+    """Bucket numbers of packed keys."""
+    return (keys & ((1 << CODE_BITS) - 1)) - CODE_BIAS
+
+
+def count_keys(keys: Ints, weights: Ints | None = None) -> tuple[Ints, Ints]:
+    """Distinct keys, ascending, and how often (or with what total weight) each came."""
+    if len(keys) == 0:
+        return keys, np.zeros(0, np.int64)
+    if weights is None:
+        ordered = np.sort(keys)
+    else:
+        order = np.argsort(keys, kind="stable")
+        ordered, weights = keys[order], weights[order]
+    first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    counts = np.diff(np.r_[first, len(ordered)]) if weights is None else np.add.reduceat(weights, first)
+    return ordered[first], counts
+
+
+def factorize(columns: Sequence[npt.NDArray[Any]]) -> tuple[tuple[str, ...], Iterator[Ints]]:
+    """Texts of all columns together, sorted, and each column as positions in them (-1 for null)."""
+    import pandas as pd  # hashing a column of texts in C; numpy would sort it
+
+    pairs = [pd.factorize(np.asarray(column, dtype=object)) for column in columns]
+    texts = sorted({str(text) for _, unique in pairs for text in unique})
+    position = {text: i for i, text in enumerate(texts)}
+    lookups = [np.array([*(position[str(text)] for text in unique), -1], dtype=np.int64) for _, unique in pairs]
+    return tuple(texts), iter([lookup[codes] for lookup, (codes, _) in zip(lookups, pairs, strict=True)])
+
+
+def limb_sums(values: Floats, first: Ints) -> Ints:
+    """Exact sums over runs of rows that start at `first`, shape (len(first), 3).
+
+    Each value is rounded to 2**-20 (and held within 2**68) before it is added, so that the order cannot show.
+    """
+    rounded = np.rint(np.clip(values * _SUM_SCALE, -_SUM_LIMIT, _SUM_LIMIT))
+    top = np.floor(rounded * 2.0 ** (-2 * _LIMB_BITS))
+    rest = (rounded - top * 2.0 ** (2 * _LIMB_BITS)).astype(np.int64)  # exact: the low bits of one double
+    limbs = (rest & _LIMB_MASK, rest >> _LIMB_BITS, top.astype(np.int64))
+    return carry(np.stack([np.add.reduceat(limb, first) for limb in limbs], axis=-1))
+
+
+def carry(limbs: Ints) -> Ints:
+    """Canonical limbs: the two lower ones within [0, 2**26), the sign in the top one."""
+    middle = limbs[..., 1] + (limbs[..., 0] >> _LIMB_BITS)
+    top = limbs[..., 2] + (middle >> _LIMB_BITS)
+    return np.stack([limbs[..., 0] & _LIMB_MASK, middle & _LIMB_MASK, top], axis=-1)
+
+
+def limbs_to_float(limbs: Ints) -> Floats:
+    """The sum that limbs hold, in the unit of the column; within one rounding of exact."""
+    low = limbs[..., 0] + (limbs[..., 1] << _LIMB_BITS)  # below 2**52
+    total: Floats = (low.astype(np.float64) + limbs[..., 2].astype(np.float64) * 2.0 ** (2 * _LIMB_BITS)) / _SUM_SCALE
+    return total
+
+
+@cache
+def hash_text(text: str) -> int:
+    """64 bits of BLAKE2b: which categories stay when a cell is full."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
