@@ -50,6 +50,7 @@ class Topic:
 
     @property
     def schema(self) -> dict[str, Any]:
+        """The Avro schema of the values."""
         return self.definition or load_schema(self.name)
 
 
@@ -58,7 +59,6 @@ _ALL = (
     Topic("flights.departures", 2, key="flight_id"),
     Topic("flights.arrivals", 3, key="flight_id"),
     Topic("flights.weather", 4, key="origin"),
-    Topic("sketches", 5, key="model"),
     Topic("drift.windows", 6, key="model"),
     Topic("drift.alerts", 7, key="incident_id"),
     Topic("retraining.events", 8, key="incident_id"),

@@ -1,0 +1,56 @@
+"""The features job: the stream feature views of a Feast repo, as one Flink job.
+
+events ──▶ <view> as SQL ──▶ features.<view>
+       └─▶ undecodable ────▶ <topic>.dlq
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import timedelta
+
+from feast import StreamFeatureView
+from feast.data_source import KafkaSource
+from pyflink.table import StatementSet, StreamTableEnvironment
+
+from features.compiler.flink import compile_view
+from features.compiler.topics import entity_codec, feature_topic
+from jobs.tables import Broker, dead_letters, event_source, sink
+from schemas.codec import derived_id
+
+__all__ = ["build", "declare_source"]
+
+
+def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[StreamFeatureView]) -> StatementSet:
+    """The job's statements: every source once, a dead-letter and a feature sink each."""
+    statements = environment.create_statement_set()
+    sources: set[str] = set()
+    for view in views:
+        compiled = compile_view(view)
+        if compiled.source not in sources:
+            declare_source(environment, statements, broker, view.stream_source)
+            sources.add(compiled.source)
+        for name, select in compiled.views:
+            environment.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {select}")
+        environment.execute_sql(sink(broker, f"features_{view.name}", feature_topic(view), key=entity_codec(view)))
+        statements.add_insert_sql(f"INSERT INTO features_{view.name} SELECT *, `event_time` FROM ({compiled.select})")
+    return statements
+
+
+def declare_source(
+    environment: StreamTableEnvironment,
+    statements: StatementSet,
+    broker: Broker,
+    source: KafkaSource,
+    shift_ms: int = 1,
+) -> None:
+    """Declare a Kafka source's tables and add the statement that sets its undecodable records aside."""
+    options = source.kafka_options
+    schema = json.loads(options.message_format.schema_json)
+    schema_id = int(source.tags.get("schema_id") or derived_id(schema))
+    delay_ms = (options.watermark_delay_threshold or timedelta(0)) // timedelta(milliseconds=1)
+    time = source.timestamp_field
+    for ddl in event_source(broker, source.name, options.topic, schema, schema_id, time, delay_ms, shift_ms):
+        environment.execute_sql(ddl)
+    ddl, insert = dead_letters(broker, source.name, options.topic)
+    environment.execute_sql(ddl)
+    statements.add_insert_sql(insert)

@@ -1,0 +1,268 @@
+"""Kafka topics as Flink SQL tables, in Headwater's Avro format.
+
+Three kinds of table, and what each is for:
+
+- an event table (:func:`event_source`) yields good records and heartbeats and sets undecodable records aside;
+- a feature or control table (:func:`versioned_source`) is a changelog with a key: the right side of a temporal join;
+- a sink (:func:`sink`) writes exactly once, with the event time as the record's timestamp.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from features.compiler.flink import interval
+from schemas.codec import Codec
+from schemas.topics import DLQ_SUFFIX, Topic
+
+__all__ = [
+    "Broker",
+    "avro_columns",
+    "dead_letters",
+    "event_source",
+    "sink",
+    "sql_type",
+    "travelling_source",
+    "versioned_source",
+]
+
+FORMAT = "headwater-avro"
+_SQL = {
+    "boolean": "BOOLEAN",
+    "int": "INT",
+    "long": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "string": "STRING",
+    "bytes": "BYTES",
+    "enum": "STRING",
+}
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where and how the tables of one job read and write.
+
+    Attributes
+    ----------
+    servers : str
+        Kafka's ``host:port,...``.
+    job : str
+        Prefix of consumer group and transactional ids: two jobs must never share one (flink-connector-kafka#156).
+    align : str
+        How far one topic may run ahead of the others in event time, as a Flink duration; empty for no bound.
+    """
+
+    servers: str
+    job: str
+    align: str = ""
+
+
+def avro_columns(schema: Mapping[str, Any]) -> dict[str, str]:
+    """Column names and SQL types of an Avro record, in order, all nullable: the format is driven by the schema."""
+    return {field["name"]: sql_type(field["type"]) for field in schema["fields"]}
+
+
+def sql_type(avro: Any) -> str:
+    """The SQL type of an Avro type.
+
+    Raises
+    ------
+    ValueError
+        For a union of more than null and one type.
+    """
+    if isinstance(avro, list):
+        (inner,) = [each for each in avro if each != "null"]
+        return sql_type(inner)
+    if isinstance(avro, str):
+        return _SQL[avro]
+    logical = avro.get("logicalType")
+    if logical in ("timestamp-millis", "timestamp-micros"):
+        return "TIMESTAMP_LTZ(3)" if logical == "timestamp-millis" else "TIMESTAMP_LTZ(6)"
+    if logical == "date":
+        return "DATE"
+    if logical == "decimal":
+        return f"DECIMAL({avro['precision']}, {avro.get('scale', 0)})"
+    kind = avro["type"]
+    if kind == "array":
+        return f"ARRAY<{sql_type(avro['items'])}>"
+    if kind == "map":
+        return f"MAP<STRING, {sql_type(avro['values'])}>"
+    if kind == "record":
+        inner = ", ".join(f"`{field['name']}` {sql_type(field['type'])}" for field in avro["fields"])
+        return f"ROW<{inner}>"
+    if kind == "fixed":
+        return "BYTES"
+    return sql_type(kind)
+
+
+def event_source(
+    broker: Broker,
+    table: str,
+    name: str,
+    schema: Mapping[str, Any],
+    schema_id: int,
+    time: str,
+    delay_ms: int,
+    shift_ms: int = 1,
+) -> list[str]:
+    """DDL of an event topic: ``<table>_records`` with everything, ``<table>_events`` with what can be used.
+
+    Parameters
+    ----------
+    broker : Broker
+    table : str
+        Stem of the tables' names.
+    name : str
+        The topic.
+    schema, schema_id
+        Of its values.
+    time : str
+        Event-time column, Avro ``timestamp-millis``.
+    delay_ms : int
+        How late a record may come and still count.
+    shift_ms : int
+        How far ``rowtime`` lies before event time: 1 where windows read it, which makes them open on the left.
+    """
+    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(schema).items())
+    delay = interval(delay_ms + 1)  # records of the same millisecond are not late
+    options = {**_reader(broker, name), **_value(schema, schema_id)}
+    records = (
+        f"CREATE TEMPORARY TABLE {table}_records (\n  {columns},\n"
+        "  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
+        "  `kafka_topic` STRING METADATA FROM 'topic' VIRTUAL,\n"
+        "  `kafka_partition` INT METADATA FROM 'partition' VIRTUAL,\n"
+        "  `kafka_offset` BIGINT METADATA FROM 'offset' VIRTUAL,\n"
+        "  `decode_error` STRING METADATA FROM 'value.error' VIRTUAL,\n"
+        "  `decode_bytes` BYTES METADATA FROM 'value.bytes' VIRTUAL,\n"
+        # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
+        f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`) - {interval(shift_ms)},\n"
+        f"  WATERMARK FOR `rowtime` AS `rowtime` - {delay}\n) WITH (\n  {_with(options)}\n)"
+    )
+    names = ", ".join(f"`{column}`" for column in avro_columns(schema))
+    events = (
+        f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
+        "WHERE `decode_error` IS NULL"
+    )
+    return [records, events]
+
+
+def travelling_source(broker: Broker, table: str, topic: Topic, time: str = "event_time") -> str:
+    """DDL of a topic that one of our jobs writes: its watermark travels in the records and is exact."""
+    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(topic.schema).items())
+    options = {**_reader(broker, topic.name), **_value(topic.schema, topic.schema_id)}
+    return (
+        f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  WATERMARK FOR `{time}` AS `watermark`\n"
+        f") WITH (\n  {_with(options)}\n)"
+    )
+
+
+def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[str], time: str = "event_time") -> str:
+    """DDL of a topic whose every record is the newest version of its key: what a temporal join reads."""
+    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(topic.schema).items())
+    options = {
+        **_reader(broker, topic.name),
+        **_value(topic.schema, topic.schema_id),
+        f"value.{FORMAT}.changelog": "versioned",
+    }
+    primary = ", ".join(f"`{key}`" for key in keys)
+    return (
+        f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  PRIMARY KEY ({primary}) NOT ENFORCED,\n"
+        f"  WATERMARK FOR `{time}` AS `watermark`\n) WITH (\n  {_with(options)}\n)"
+    )
+
+
+def sink(broker: Broker, table: str, topic: Topic, key: Codec | None = None, time: str = "event_time") -> str:
+    """DDL of a sink: exactly once, the record's timestamp is its event time.
+
+    The column ``kafka_time`` comes last and takes the event time. The key is the topic's key column as text, or with
+    ``key`` the columns of that codec's schema in Avro; rows whose key is null are progress rows.
+    """
+    columns = avro_columns(topic.schema)
+    declared = ",\n  ".join(f"`{column}` {kind}" for column, kind in columns.items())
+    fields = [field["name"] for field in key.schema["fields"]] if key else [topic.key]
+    options = {
+        **_writer(broker, table, topic.name),
+        **_value(topic.schema, topic.schema_id),
+        "key.fields": ";".join(fields),
+        "value.fields-include": "ALL",
+        "key.format": FORMAT if key else "raw",
+    }
+    if key:
+        options |= {f"key.{FORMAT}.schema": json.dumps(key.schema), f"key.{FORMAT}.schema-id": str(key.schema_id)}
+    return (
+        f"CREATE TEMPORARY TABLE {table} (\n  {declared},\n"
+        f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
+    )
+
+
+def dead_letters(broker: Broker, table: str, name: str) -> list[str]:
+    """DDL of ``<topic>.dlq`` and the INSERT that fills it from ``<table>_records`` with the original bytes."""
+    options = {
+        **_writer(broker, f"{table}_dlq", f"{name}{DLQ_SUFFIX}"),
+        "format": "raw",
+    }
+    ddl = (
+        f"CREATE TEMPORARY TABLE {table}_dlq (\n  `value` BYTES,\n"
+        "  `headers` MAP<STRING, BYTES> METADATA,\n"
+        f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
+    )
+    headers = {
+        "topic": "`kafka_topic`",
+        "partition": "`kafka_partition`",
+        "offset": "`kafka_offset`",
+        "timestamp": "`kafka_time`",
+        "job": f"'{broker.job}'",
+        "error": "`decode_error`",
+    }
+    pairs = ", ".join(f"'headwater.{key}', ENCODE(CAST({value} AS STRING), 'UTF-8')" for key, value in headers.items())
+    return [
+        ddl,
+        f"INSERT INTO {table}_dlq SELECT `decode_bytes`, MAP[{pairs}], `kafka_time` FROM {table}_records "
+        "WHERE `decode_error` IS NOT NULL",
+    ]
+
+
+def _value(schema: Mapping[str, Any], schema_id: int) -> dict[str, str]:
+    return {
+        "value.format": FORMAT,
+        f"value.{FORMAT}.schema": json.dumps(schema),
+        f"value.{FORMAT}.schema-id": str(schema_id),
+    }
+
+
+def _reader(broker: Broker, topic: str) -> dict[str, str]:
+    options = {
+        "connector": "kafka",
+        "topic": topic,
+        "properties.bootstrap.servers": broker.servers,
+        "properties.group.id": f"headwater-{broker.job}",
+        "properties.isolation.level": "read_committed",
+        "scan.startup.mode": "earliest-offset",
+    }
+    if broker.align:
+        # Without this a replay reads one topic months ahead of another and joins hold the difference in state.
+        options |= {
+            "scan.watermark.alignment.group": broker.job,
+            "scan.watermark.alignment.max-drift": broker.align,
+            "scan.watermark.alignment.update-interval": "200 ms",
+        }
+    return options
+
+
+def _writer(broker: Broker, table: str, topic: str) -> dict[str, str]:
+    return {
+        "connector": "kafka",
+        "topic": topic,
+        "properties.bootstrap.servers": broker.servers,
+        "sink.delivery-guarantee": "exactly-once",
+        "sink.transactional-id-prefix": f"headwater-{broker.job}-{table}",
+        "properties.transaction.timeout.ms": "600000",
+        # A subtask's rows stay in one partition, and with them the watermark they carry.
+        "sink.partitioner": "fixed",
+    }
+
+
+def _with(options: Mapping[str, str]) -> str:
+    return ",\n  ".join("'{}' = '{}'".format(key, value.replace("'", "''")) for key, value in options.items())
