@@ -3,11 +3,12 @@
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FREE_BYTES_MIN", "Home", "PlatformError", "cache_dir"]
+__all__ = ["FREE_BYTES_MIN", "Home", "PlatformError", "cache_dir", "write_text"]
 
 # A replayed year with its topics, tables and checkpoints takes about half of it; Kafka halts when its disk fills up.
 FREE_BYTES_MIN = 1 << 30
@@ -31,6 +32,13 @@ _DIRECTORIES = (
 
 class PlatformError(Exception):
     """What a person can act on: what was expected, what came, what to do next. Shown without a traceback."""
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write a file that readers see whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_text(content)
+    partial.replace(file)
 
 
 def _xdg(variable: str, fallback: str, environ: Mapping[str, str]) -> Path:

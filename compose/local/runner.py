@@ -67,7 +67,7 @@ class Runner:
 
     service: Service
     log_file: Path
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] = field(repr=False)
     token: str
     pool: Executor
     state: State = "waiting"
@@ -83,7 +83,7 @@ class Runner:
     _since: float = 0.0
     _failures: int = 0
     _unready: str = ""
-    _hooks: list[Callable[[], None]] = field(default_factory=list)
+    _hooks: list[Callable[[], object]] = field(default_factory=list)
 
     @property
     def pid(self) -> int | None:
@@ -193,7 +193,7 @@ class Runner:
         elif self._task is None and now >= self._next:
             self._next = now + CHECK_INTERVAL_S
             self._run("check", self._answers)
-        if self.state == "starting" and now - self._since > self.service.ready_timeout_s:
+        if self.state == "starting" and not self.healthy and now - self._since > self.service.ready_timeout_s:
             self._unready = f"was not ready within {self.service.ready_timeout_s:.0f} s; {self._unready}"
             self.signal(signal.SIGKILL)
 

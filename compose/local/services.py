@@ -59,7 +59,7 @@ class Service:
         Whether the service answers; an exception means no. Also run every few seconds from then on, as its health.
         Without one a service is ready as soon as it runs.
     ready_timeout_s : float
-        A service that is not ready by then is killed, which counts as a failure.
+        A service that does not answer by then is killed, which counts as a failure. Hooks may take longer.
     on_ready : function, optional
         Run each time the service answers, before its dependants start; repeated until it does not raise. Idempotent.
     on_restart : function, optional
@@ -79,8 +79,8 @@ class Service:
     depends_on: tuple[str, ...] = ()
     ready: Callable[[], bool] | None = None
     ready_timeout_s: float = 90.0
-    on_ready: Callable[[], None] | None = None
-    on_restart: Callable[[], None] | None = None
+    on_ready: Callable[[], object] | None = None
+    on_restart: Callable[[], object] | None = None
     restart: Literal["always", "failure", "never"] = "always"
     backoff: Backoff = Backoff()
     stop_timeout_s: float = 10.0

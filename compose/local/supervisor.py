@@ -1,16 +1,13 @@
 """Keeps the services of a platform running, and leaves nothing behind when it ends, however it ends."""
 
 import contextlib
-import json
 import logging
-import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from compose.local import watchdog
@@ -18,17 +15,10 @@ from compose.local.home import Home, PlatformError
 from compose.local.runner import Runner, log_tail
 from compose.local.services import Service, in_start_order
 
-__all__ = ["Supervisor", "write_json"]
+__all__ = ["Supervisor"]
 
 TICK_S = 0.05
 _log = logging.getLogger(__name__)
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that readers see whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(file)
 
 
 class Supervisor:
@@ -114,9 +104,7 @@ class Supervisor:
             if not self._thread.is_alive():
                 raise PlatformError(f"The supervisor stopped; see {self._home.log_file('supervisor')}.")
             if time.monotonic() > deadline:
-                late = "; ".join(
-                    f"{each.service.name} is {each.state} {each.reason}" for each in runners if not each.up
-                )
+                late = "; ".join(f"{each.service.name} is {each.state}: {each.why}" for each in runners if not each.up)
                 raise PlatformError(f"The platform is not up after {timeout_s:.0f} s: {late}. See `headwater logs`.")
             if on_tick is not None:
                 on_tick(self.facts())

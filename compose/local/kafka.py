@@ -1,0 +1,207 @@
+"""A real Kafka of one node, broker and controller in one process, and its topics."""
+
+import base64
+import subprocess
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compose.local.home import Home, PlatformError, write_text
+from compose.local.jars import jars
+from compose.local.java import java_command
+from compose.local.services import HOST, Service
+from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX, TOPICS, Topic
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+__all__ = ["HEAP_MB", "create_topics", "kafka_ready", "kafka_service", "side_topics"]
+
+HEAP_MB = 512
+ADMIN_TIMEOUT_S = 20
+_FOREVER_MS = 2**63 - 1
+
+_JVM = (
+    "-Xms192m",
+    f"-Xmx{HEAP_MB}m",
+    "-XX:+UseSerialGC",  # two cores are shared with everything else: collector threads would only take them away
+    "-Xshare:auto",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+)
+
+_PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    # A topic nobody declared is a typing error.
+    "auto.create.topics.enable": "false",
+    "num.partitions": 1,
+    "default.replication.factor": 1,
+    "min.insync.replicas": 1,
+    "offsets.topic.replication.factor": 1,
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "transaction.state.log.num.partitions": 4,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    "group.initial.rebalance.delay.ms": 0,
+    # A job that is down must find its transactions on its return: one that expired is data a checkpoint has promised.
+    "transaction.max.timeout.ms": 24 * 3_600_000,
+    # Record time is event time, and event time may be years ago: nothing may be refused for its time, nor deleted or
+    # rolled into a new segment because of it.
+    "log.message.timestamp.type": "CreateTime",
+    "log.message.timestamp.before.max.ms": _FOREVER_MS,
+    "log.message.timestamp.after.max.ms": _FOREVER_MS,
+    "log.retention.ms": -1,
+    "log.retention.bytes": -1,
+    "log.roll.ms": 100 * 365 * 86_400_000,
+    "log.segment.bytes": 256 << 20,
+    "log.index.size.max.bytes": 2 << 20,
+    "log.cleaner.dedupe.buffer.size": 16 << 20,
+    "message.max.bytes": 8 << 20,
+    "num.network.threads": 2,
+    "num.io.threads": 4,
+    "background.threads": 2,
+    "num.recovery.threads.per.data.dir": 2,
+}
+
+
+def kafka_service(
+    home: Home, port: int, controller_port: int, *, topics: Callable[[], Iterable[Topic]] | None = None
+) -> Service:
+    """Kafka as a service of the platform; its data outlive it.
+
+    Parameters
+    ----------
+    home : Home
+    port, controller_port : int
+        Where clients and the node itself connect.
+    topics : function, optional
+        Topics to create once Kafka answers, beside those of ``schemas/topics.py``.
+    """
+    address = f"{HOST}:{port}"
+    return Service(
+        name="kafka",
+        argv=lambda: _prepare(home, port, controller_port),
+        ready=kafka_ready(address),
+        on_ready=lambda: create_topics(address, topics() if topics else ()),
+        # Unflushed log segments are recovered at start, and a clean stop avoids that.
+        stop_timeout_s=20,
+        endpoint=address,
+    )
+
+
+def _prepare(home: Home, port: int, controller_port: int) -> list[str]:
+    """Write the configuration, format the directory on first use, and return the command."""
+    data = home.path("kafka", "data")
+    properties = {
+        **_PROPERTIES,
+        "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+        "controller.quorum.voters": f"1@{HOST}:{controller_port}",
+        "log.dirs": data,
+    }
+    config = home.path("kafka", "server.properties")
+    write_text(config, "".join(f"{key}={value}\n" for key, value in properties.items()))
+    classpath = jars("kafka")
+    if not (data / "meta.properties").exists():
+        _format(config, classpath)
+    return java_command("kafka.Kafka", classpath, options=_JVM, arguments=[str(config)])
+
+
+def _format(config: Path, classpath: Sequence[Path]) -> None:
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = java_command(
+        "kafka.tools.StorageTool",
+        classpath,
+        options=("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"),
+        arguments=("format", "--ignore-formatted", f"--cluster-id={cluster}", "--config", str(config)),
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode != 0:
+        raise PlatformError(f"Kafka could not format its data directory: {(done.stderr or done.stdout).strip()}")
+
+
+def kafka_ready(address: str) -> Callable[[], bool]:
+    """A check that passes when the broker answers an admin request with itself as the controller."""
+
+    def check() -> bool:
+        admin = _admin(address)  # kept in a variable: a request is dropped with its client
+        cluster = admin.describe_cluster(request_timeout=2).result(timeout=3)
+        return bool(cluster.controller)
+
+    return check
+
+
+def _admin(address: str) -> "AdminClient":
+    from confluent_kafka.admin import AdminClient
+
+    # A broker that is not there yet is expected; librdkafka would print every refusal.
+    return AdminClient({"bootstrap.servers": address, "log_level": 0, "socket.timeout.ms": 10_000})
+
+
+def side_topics(topic: Topic) -> tuple[Topic, ...]:
+    """The topics beside an event topic: what could not be decoded, and what came too late."""
+    return tuple(
+        Topic(topic.name + suffix, topic.schema_id, key=topic.key, partitions=topic.partitions)
+        for suffix in (DLQ_SUFFIX, LATE_SUFFIX)
+    )
+
+
+def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
+    """Create the topics of ``schemas/topics.py``, their side topics and some more; those that exist are left alone.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of a broker.
+    extra : iterable of Topic
+        Such as a Feast repo gives rise to. Every topic gets its side topics.
+
+    Returns
+    -------
+    list of str
+        Names of the topics that were not there before.
+
+    Raises
+    ------
+    PlatformError
+        When Kafka refuses one, with its reason.
+    """
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.cimpl import NewTopic
+
+    main = {each.name: each for each in (*TOPICS.values(), *extra)}
+    wanted = {each.name: each for topic in main.values() for each in (topic, *side_topics(topic))}
+    admin = _admin(address)
+    there = set(admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics)
+    new = [
+        NewTopic(
+            each.name,
+            num_partitions=each.partitions,
+            replication_factor=1,
+            config={
+                "cleanup.policy": "compact" if each.compacted else "delete",
+                "retention.ms": str(each.retention_ms),
+            },
+        )
+        for each in wanted.values()
+        if each.name not in there
+    ]
+    created = []
+    for name, future in (admin.create_topics(new, request_timeout=ADMIN_TIMEOUT_S) if new else {}).items():
+        try:
+            future.result(timeout=ADMIN_TIMEOUT_S)
+            created.append(name)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker
+                raise PlatformError(f"Kafka at {address} would not create the topic {name}: {exc}") from exc
+    return created
