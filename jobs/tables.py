@@ -20,6 +20,7 @@ __all__ = [
     "Broker",
     "avro_columns",
     "dead_letters",
+    "encoded_sink",
     "event_source",
     "sink",
     "sql_type",
@@ -193,6 +194,16 @@ def sink(broker: Broker, table: str, topic: Topic, key: Codec | None = None, tim
         options |= {f"key.{FORMAT}.schema": json.dumps(key.schema), f"key.{FORMAT}.schema-id": str(key.schema_id)}
     return (
         f"CREATE TEMPORARY TABLE {table} (\n  {declared},\n"
+        f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
+    )
+
+
+def encoded_sink(broker: Broker, table: str, name: str) -> str:
+    """DDL of a sink for values that Python has encoded: columns ``key``, ``value``, and the record's timestamp."""
+    options = {**_writer(broker, table, name), "value.format": "raw", "key.format": "raw", "key.fields": "key"}
+    options["value.fields-include"] = "EXCEPT_KEY"
+    return (
+        f"CREATE TEMPORARY TABLE {table} (\n  `key` STRING,\n  `value` BYTES,\n"
         f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
     )
 

@@ -1,0 +1,197 @@
+"""The Flink jobs of a platform: sent, remembered, and sent again from their last checkpoint when the cluster forgot them.
+
+A session cluster without high availability loses its jobs with its JobManager. Their state does not go with it:
+checkpoints are kept on disk, so a job that is missing is submitted anew from the newest one, under which its Kafka
+transactions are committed or aborted as if it had never stopped.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compose.local.formats import format_jar
+from compose.local.home import Home, PlatformError, write_text
+from compose.local.jars import jars
+from compose.local.java import java_home
+from compose.local.runner import log_tail
+
+__all__ = ["FlinkRest", "JobBook", "JobRecord", "job_environment"]
+
+SUBMIT_TIMEOUT_S = 180
+ALIVE = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING")
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as it was asked for.
+
+    Attributes
+    ----------
+    name : str
+        features, scoring or drift.
+    options : tuple of str
+        Options of ``jobs.submit``.
+    ids : tuple of str
+        Ids it has had on the cluster, newest last.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    ids: tuple[str, ...] = ()
+
+
+class FlinkRest:
+    """The few calls of Flink's REST interface that are needed here.
+
+    Parameters
+    ----------
+    url : str
+        ``http://host:port``.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def get(self, path: str, method: str = "GET") -> Any:
+        """The JSON answer of a path.
+
+        Raises
+        ------
+        PlatformError
+            Where the cluster does not answer.
+        """
+        request = urllib.request.Request(f"{self.url}{path}", method=method)
+        try:
+            with self._opener.open(request, timeout=self._timeout_s) as response:
+                return json.loads(response.read() or b"null")
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as exc:
+            raise PlatformError(f"Flink does not answer at {self.url}: {exc}. `headwater status` tells why.") from exc
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job the cluster knows: id, name, state, start-time, duration."""
+        return list(self.get("/jobs/overview")["jobs"])
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job; its last checkpoint stays."""
+        self.get(f"/jobs/{job_id}?mode=cancel", method="PATCH")
+
+
+def job_environment(home: Home, kafka: str, flink: str) -> dict[str, str]:
+    """Environment in which ``jobs.submit`` reaches a platform."""
+    return {
+        **os.environ,
+        "JAVA_HOME": str(java_home()),
+        "HEADWATER_HOME": str(home.root),
+        "HEADWATER_KAFKA": kafka,
+        "HEADWATER_FLINK": flink,
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+class JobBook:
+    """Jobs of one platform, remembered under its state directory.
+
+    Parameters
+    ----------
+    home : Home
+    kafka, flink : str
+        Addresses.
+    """
+
+    def __init__(self, home: Home, kafka: str, flink: str) -> None:
+        self._home = home
+        self._kafka = kafka
+        self._flink = flink
+        self.rest = FlinkRest(flink)
+
+    def records(self) -> list[JobRecord]:
+        """Jobs that were submitted and not cancelled, by name."""
+        found = []
+        for file in sorted(self._home.path("jobs").glob("*.json")):
+            content: Mapping[str, Any] = json.loads(file.read_text())
+            found.append(JobRecord(content["name"], tuple(content["options"]), tuple(content["ids"])))
+        return found
+
+    def submit(self, name: str, options: Sequence[str] = ()) -> JobRecord:
+        """Send a job, unless it runs already.
+
+        Raises
+        ------
+        PlatformError
+            Where the cluster or the definitions refuse, in their words.
+        """
+        known = {record.name: record for record in self.records()}
+        if name in known and self._alive(known[name]):
+            raise PlatformError(
+                f"The job {name!r} runs already as {known[name].ids[-1]}. "
+                f"`headwater jobs cancel {name}` stops it; then submit it again."
+            )
+        return self._send(JobRecord(name, tuple(options)))
+
+    def restore(self) -> list[JobRecord]:
+        """Send every remembered job that the cluster does not run, from its newest checkpoint."""
+        return [self._send(record) for record in self.records() if not self._alive(record)]
+
+    def cancel(self, name: str) -> None:
+        """Stop a job and forget it.
+
+        Raises
+        ------
+        PlatformError
+            Where there is no such job.
+        """
+        known = {record.name: record for record in self.records()}
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise PlatformError(f"No job {name!r} was submitted to this platform; there are {names}.")
+        if self._alive(known[name]):
+            self.rest.cancel(known[name].ids[-1])
+        self._file(name).unlink()
+
+    def checkpoint(self, record: JobRecord) -> Path | None:
+        """The newest complete checkpoint of a job under any id it has had."""
+        root = self._home.path("flink", "checkpoints")
+        for job_id in reversed(record.ids):
+            complete = [each.parent for each in (root / job_id).glob("chk-*/_metadata")]
+            if complete:
+                return max(complete, key=lambda each: int(each.name.removeprefix("chk-")))
+        return None
+
+    def _alive(self, record: JobRecord) -> bool:
+        states = {job["jid"]: job["state"] for job in self.rest.jobs()}
+        return bool(record.ids) and states.get(record.ids[-1]) in ALIVE
+
+    def _send(self, record: JobRecord) -> JobRecord:
+        command = [sys.executable, "-m", "jobs.submit", record.name, *record.options]
+        for jar in (*jars("flink"), format_jar()):
+            command += ["--jar", str(jar)]
+        if checkpoint := self.checkpoint(record):
+            command += ["--from-checkpoint", f"file://{checkpoint}"]
+        log = self._home.log_file(f"submit-{record.name}")
+        with log.open("ab") as errors:
+            done = subprocess.run(
+                command,
+                env=job_environment(self._home, self._kafka, self._flink),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                timeout=SUBMIT_TIMEOUT_S,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise PlatformError(f"The job {record.name!r} was not taken. From {log}:\n{log_tail(log)}")
+        sent = replace(record, ids=(*record.ids, json.loads(done.stdout.strip().splitlines()[-1])["id"]))
+        write_text(self._file(record.name), json.dumps(asdict(sent)))
+        return sent
+
+    def _file(self, name: str) -> Path:
+        return self._home.path("jobs", f"{name}.json")
