@@ -1,0 +1,19 @@
+package headwater.flink;
+
+import java.io.Serializable;
+import org.apache.flink.avro.shaded.org.apache.avro.Schema;
+
+/**
+ * What the options of a table say of its records: one zero byte, the big-endian four-byte schema id, the Avro body.
+ *
+ * @param table for messages
+ * @param schemaText the Avro schema as JSON, known to parse
+ * @param schemaId the id before every body
+ */
+record WireFormat(String table, String schemaText, int schemaId) implements Serializable {
+    static final int HEADER_BYTES = 5;
+
+    Schema schema() {
+        return new Schema.Parser().parse(schemaText);
+    }
+}
