@@ -1,0 +1,110 @@
+"""``headwater up``."""
+
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+
+from compose.commands.tables import services_table
+from compose.local.home import Home, PlatformError
+from compose.local.platform import START_TIMEOUT_S, AlreadyRunningError, Platform, Running
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.option("--detach", "-d", is_flag=True, help="Return once everything is ready and leave it running.")
+def command(detach: bool) -> None:
+    """Start the local platform and keep it running.
+
+    Starts Kafka, a Flink cluster and ClickHouse on free ports of this machine, restarts whatever of them dies, and
+    stops them all on Ctrl-C. The first run fetches some 75 MB of Java archives; later ones need no network.
+
+    \b
+    HEADWATER_HOME          where all state is kept (default: ~/.local/state/headwater)
+    HEADWATER_KAFKA_PORT    ask for a certain port; likewise HEADWATER_FLINK_PORT,
+                            HEADWATER_CLICKHOUSE_PORT and HEADWATER_PAGE_PORT
+
+    Where it runs already, says so and changes nothing.
+    """
+    console = Console()
+    home = Home.find()
+    if (running := Running.find(home)) is not None:
+        console.print(f"The platform runs already in {home.root} (process {running.pid}). `headwater down` stops it.")
+        console.print(services_table(running))
+        return
+    if detach:
+        _detached(home, console)
+    else:
+        _foreground(home, console)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _foreground(home: Home, console: Console) -> None:
+    """Run until interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, _interrupt)
+    platform = Platform(home)
+    try:
+        began = time.monotonic()
+        platform.start()
+        with console.status("Starting") as status:
+            platform.wait(on_tick=lambda facts: status.update(_progress(facts)))
+        if (running := Running.read(home)) is not None:
+            console.print(services_table(running))
+        took = time.monotonic() - began
+        console.print(f"Up after {took:.1f} s, state in {home.root}. Ctrl-C stops everything.", soft_wrap=True)
+        while platform.supervisor.alive:
+            time.sleep(0.5)
+        raise PlatformError(f"The supervisor ended unexpectedly; {home.log_file('supervisor')} says why.")
+    except KeyboardInterrupt:
+        console.print("Stopping. Ctrl-C again kills what is left.")
+    finally:
+        platform.stop()
+    console.print("Stopped.")
+
+
+def _progress(facts: dict[str, Any]) -> str:
+    waiting = ", ".join(f"{name} ({each['state']})" for name, each in facts.items() if each["state"] != "ready")
+    return f"Starting {waiting}"
+
+
+def _detached(home: Home, console: Console) -> None:
+    """Run ``headwater up`` as a process of its own and wait until it is ready."""
+    # Here and not there, so that downloads show their progress and failures their reason.
+    Platform(home).prepare()
+    log = home.log_file("up")
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "compose.cli", "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    try:
+        with console.status("Starting") as status:
+            while (running := Running.find(home)) is None or running.state == "starting":
+                if child.poll() is not None:
+                    raise PlatformError(log.read_text(errors="replace").strip().removeprefix("Error: "))
+                if time.monotonic() > deadline:
+                    raise PlatformError(f"The platform is not up after {START_TIMEOUT_S:.0f} s; see {log}.")
+                if running is not None:
+                    status.update(_progress(running.services))
+                time.sleep(0.1)
+    except BaseException:
+        child.terminate()
+        child.wait()
+        raise
+    console.print(services_table(running))
+    console.print(f"Up, state in {home.root}. `headwater down` stops it.", soft_wrap=True)
