@@ -1,0 +1,407 @@
+"""All monitors of one model as one state: told sketches and losses in any order, it judges what a watermark settles.
+
+What comes out depends on what the tiles hold, never on how records were batched or when they came, so that two regions
+and two runs say the same. An hour is judged once the watermark has passed its end, a day likewise:
+
+===========  =========  ==============================  =======================================================
+monitor      every      over                            finds
+===========  =========  ==============================  =======================================================
+data         hour       3 hours                         a feed at fault: silent, out of range, unheard of
+features     day        7 days                          traffic unlike the reference's
+performance  day        7 days of arrived labels        losses unlike those of the reference
+sequential   day        every day since the version     a rise of the daily loss, by river's ADWIN
+===========  =========  ==============================  =======================================================
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import fastavro
+import numpy as np
+import numpy.typing as npt
+
+from monitors.buckets import Kind
+from monitors.detectors import SequentialDetector
+from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
+from monitors.reference import Reference
+from monitors.sketches import SketchError, Sketches, merge, sketch_batch
+from monitors.thresholds import DAY_MS, HOUR_MS
+from monitors.watchers import (
+    DataSettings,
+    Result,
+    Window,
+    data_window,
+    feature_window,
+    performance_window,
+    stands_still,
+)
+
+__all__ = ["LOSS_KINDS", "MONITORS", "TILE_MS", "ModelMonitor", "MonitorSettings", "sketch_losses"]
+
+TILE_MS: Final = HOUR_MS
+MONITORS: Final = ("data", "features", "performance", "sequential")
+LOSS_KINDS: Final[dict[str, Kind]] = {
+    "bias": "numeric",
+    "log_loss": "numeric",
+    "score_negative": "score",
+    "score_positive": "score",
+    "surprise": "numeric",
+}
+_DATA_HOURS: Final = 3
+_PROBABILITY_MIN: Final = 1e-6
+
+
+def sketch_losses(
+    probability: npt.NDArray[np.float64], label: npt.NDArray[Any], event_time_ms: npt.NDArray[np.int64]
+) -> Sketches:
+    """Losses of labelled predictions in tiles of an hour.
+
+    ``log_loss`` rises with every stormy week, since such weeks are hard to call. ``bias`` (label less probability) and
+    ``surprise`` (log loss less the entropy of the forecast, which is what a calibrated model expects to lose) are zero
+    on average for a calibrated model whatever the weather: what moves them is the model. The scores of either class are
+    there for the AUC.
+
+    Parameters
+    ----------
+    probability : ndarray of float64, shape (n,)
+    label : ndarray, shape (n,)
+        0 or 1, or bool.
+    event_time_ms : ndarray of int64, shape (n,)
+        When each label arrived.
+    """
+    p = np.clip(np.asarray(probability, dtype=np.float64), _PROBABILITY_MIN, 1 - _PROBABILITY_MIN)
+    y = np.asarray(label, dtype=np.float64)
+    log_loss = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    columns = {
+        "bias": y - p,
+        "log_loss": log_loss,
+        "score_negative": np.where(y == 0, p, np.nan),
+        "score_positive": np.where(y == 1, p, np.nan),
+        "surprise": log_loss + (p * np.log(p) + (1 - p) * np.log(1 - p)),
+    }
+    return sketch_batch(columns, LOSS_KINDS, event_time_ms, TILE_MS)
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """What the monitors of a model go by. Its `version` is on every alert.
+
+    Attributes
+    ----------
+    data : DataSettings
+    rows_min : int
+        Fewest rows, or labels, of a window of days.
+    adwin_delta : float
+        Of river's ADWIN.
+    patience : mapping of monitor to Patience
+        Data incidents open at once, since a faulty feed harms every prediction, and close after six quiet hours.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    rows_min: int = 1000
+    adwin_delta: float = 0.002
+    patience: Mapping[str, Patience] = field(
+        default_factory=lambda: {
+            "data": Patience(resolve_after=6, epoch_ms=7 * DAY_MS),
+            "features": Patience(resolve_after=3, renew=True),
+            "performance": Patience(resolve_after=3, renew=True),
+            "sequential": Patience(resolve_after=14),
+        }
+    )
+
+    @property
+    def version(self) -> str:
+        """First 12 hex digits of the SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass
+class _Track:
+    """What is held of one model version: hours not yet judged, days of the trailing window."""
+
+    since: int = 0
+    hours: Sketches | None = None
+    days: Sketches | None = None
+    losses: Sketches | None = None
+
+
+class ModelMonitor:
+    """The monitors of one model.
+
+    Parameters
+    ----------
+    model : str
+    references : callable of str to Reference or None
+        The reference of a version; None for one without, such as the prior, whose windows have no results. A version's
+        answer must not change.
+    settings : MonitorSettings, optional
+    """
+
+    def __init__(
+        self,
+        model: str,
+        references: Callable[[str], Reference | None],
+        settings: MonitorSettings | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings or MonitorSettings()
+        self._load = references
+        self._references: dict[str, Reference | None] = {}
+        self._book = IncidentBook(model, self.settings.version)
+        self._tracks: dict[str, _Track] = {}
+        self._labels: dict[int, int] = {}
+        self._version: str | None = None
+        self._next_hour: int | None = None
+        self._begun: int = 0
+        self._detector = self._new_detector()
+
+    def _new_detector(self) -> SequentialDetector:
+        parameters = {"delta": self.settings.adwin_delta, "clock": 1, "grace_period": 7, "min_window_length": 5}
+        return SequentialDetector("adwin", parameters)
+
+    def add_sketches(self, version: str, sketches: Sketches) -> None:
+        """Hear what a version was asked. Tiles already judged are too late for their hour; their day may still count.
+
+        Raises
+        ------
+        SketchError
+            Where the columns are not those of the sketches of this version before.
+        """
+        if sketches.tile_ms != TILE_MS:
+            raise SketchError(f"expected tiles of {TILE_MS} ms, got {sketches.tile_ms}")
+        track = self._tracks.setdefault(version, _Track())
+        track.hours = _added(track.hours, sketches)
+        track.days = _added(track.days, sketches.coarsen(DAY_MS))
+
+    def add_losses(self, version: str, losses: Sketches) -> None:
+        """Hear how a version did, see :func:`sketch_losses`."""
+        track = self._tracks.setdefault(version, _Track())
+        track.losses = _added(track.losses, losses.coarsen(DAY_MS))
+        for hour, rows in zip(losses.tiles.tolist(), losses.rows.tolist(), strict=True):
+            self._labels[hour] = self._labels.get(hour, 0) + rows
+
+    def advance(self, watermark_ms: int) -> tuple[list[Window], list[Alert]]:
+        """Judge every hour and day that ended by the watermark: windows, in order of their end, and alerts."""
+        windows: list[Window] = []
+        alerts: list[Alert] = []
+        if self._next_hour is None:
+            tiles = [int(t.hours.tiles[0]) for t in self._tracks.values() if t.hours is not None and len(t.hours.tiles)]
+            if not tiles or min(tiles) + HOUR_MS > watermark_ms:
+                return windows, alerts
+            self._next_hour = self._begun = min(tiles)
+        while self._next_hour + HOUR_MS <= watermark_ms:
+            hour, self._next_hour = self._next_hour, self._next_hour + HOUR_MS
+            alerts += self._switch(hour)
+            version = self._version or ""
+            reference = self._reference(version)
+            if reference is not None:
+                self._judge_hour(hour, reference, windows, alerts)
+            if (hour + HOUR_MS) % DAY_MS == 0:
+                self._judge_day(hour + HOUR_MS, version, reference, windows, alerts)
+        self._forget()
+        return windows, alerts
+
+    def _reference(self, version: str) -> Reference | None:
+        if version not in self._references:
+            self._references[version] = self._load(version)
+        return self._references[version]
+
+    def _switch(self, hour: int) -> list[Alert]:
+        """Change to another version in its first hour. Incidents of the one before end, those of feeds do not."""
+        answering = sorted(v for v, t in self._tracks.items() if t.hours is not None and hour in t.hours.tiles)
+        others = [version for version in answering if version != self._version]
+        if not others:
+            return []
+        before, self._version = self._version, others[-1]
+        track = self._tracks[self._version]
+        track.since = hour
+        old = self._tracks.pop(before, None) if before is not None else None
+        if (
+            old is not None
+            and old.hours is not None
+            and track.hours is not None
+            and old.hours.names == track.hours.names
+        ):
+            track.hours = merge([old.hours, track.hours])  # inputs are inputs, whichever version was asked
+        self._detector = self._new_detector()
+        window = (hour, hour + HOUR_MS)
+        reason = f"version {self._version} answers from here"
+        return self._book.close(("features", "performance", "sequential"), window, reason) if before else []
+
+    def _judge_hour(self, hour: int, reference: Reference, windows: list[Window], alerts: list[Alert]) -> None:
+        start, end = hour - (_DATA_HOURS - 1) * HOUR_MS, hour + HOUR_MS
+        if start < self._begun:
+            return
+        hours = self._tracks[reference.version].hours
+        inside = hours.between(start, end) if hours is not None else None
+        still = stands_still(self._labels, hour, reference, self.settings.data)
+        results, findings = data_window(
+            inside if inside is not None and len(inside.tiles) else None, end, still, reference, self.settings.data
+        )
+        windows.append(Window(self.model, reference.version, "data", start, end, results))
+        for segment, finding in findings.items():
+            alerts += self._judged(reference.version, "data", segment, (start, end), finding)
+
+    def _judge_day(
+        self, end: int, version: str, reference: Reference | None, windows: list[Window], alerts: list[Alert]
+    ) -> None:
+        track = self._tracks.get(version, _Track())
+        days = reference.window_days if reference is not None else 7
+        start = end - days * DAY_MS
+        full = reference is not None and start >= track.since // DAY_MS * DAY_MS
+        for monitor in MONITORS:
+            results: tuple[Result, ...] = ()
+            finding = Finding(None)
+            if monitor == "data" and reference is not None:
+                continue
+            if reference is not None and monitor == "features" and full and track.days is not None:
+                results, finding = feature_window(track.days.between(start, end), reference, self.settings.rows_min)
+            elif reference is not None and monitor == "performance" and full and track.losses is not None:
+                results, finding = performance_window(
+                    track.losses.between(start, end), reference, self.settings.rows_min
+                )
+            elif reference is not None and monitor == "sequential" and track.losses is not None:
+                results, finding = self._sequential(track.losses.between(end - DAY_MS, end), reference)
+            begun = end - DAY_MS if monitor in ("sequential", "data") else start
+            windows.append(Window(self.model, version, monitor, begun, end, results))
+            alerts += self._judged(version, monitor, "", (begun, end), finding)
+
+    def _sequential(self, day: Sketches, reference: Reference) -> tuple[tuple[Result, ...], Finding]:
+        column = day.column("log_loss")
+        if column.count < self.settings.rows_min / 10:
+            return (), Finding(None)
+        value, before = column.total / column.count, self._detector.estimate
+        fired = self._detector.update(value) and value > before
+        limit = before if before == before else value
+        results = (Result("log_loss", "", "adwin", value, limit, None, column.count, fired),)
+        if not fired:
+            return results, Finding(False)
+        usual = next(null.center for null in reference.losses if null.statistic == "log_loss")
+        summary = f"The daily log loss has risen: {value:.3f} where it was {before:.3f} on average."
+        evidence = (Evidence("log_loss", "adwin", value, before, 1.0),)
+        return results, Finding(True, "warning", "world", summary, evidence, max(value - usual, 0.0))
+
+    def _judged(
+        self, version: str, monitor: str, segment: str, window: tuple[int, int], finding: Finding
+    ) -> list[Alert]:
+        return self._book.judge(version, monitor, segment, window, finding, self.settings.patience[monitor])
+
+    def _forget(self) -> None:
+        """Drop what no later window can need."""
+        now = self._next_hour or 0
+        reference = self._references.get(self._version or "")
+        days = reference.window_days if reference is not None else 1
+        keep_hours, keep_days = now - _DATA_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
+        keep_labels = now - self.settings.data.activity_hours * HOUR_MS
+        self._labels = {hour: n for hour, n in self._labels.items() if hour >= keep_labels}
+        for version, track in list(self._tracks.items()):
+            track.hours = _since(track.hours, keep_hours)
+            track.days = _since(track.days, keep_days)
+            track.losses = _since(track.losses, keep_days)
+            stale = track.hours is None and track.days is None and track.losses is None
+            if stale and version != self._version:
+                del self._tracks[version]
+
+    def to_bytes(self) -> bytes:
+        """State for a checkpoint: versioned Avro. Equal states give equal bytes."""
+        plain = {
+            "version": self._version,
+            "next_hour": self._next_hour,
+            "begun": self._begun,
+            "labels": sorted(self._labels.items()),
+            "book": self._book.state(),
+        }
+        tracks = [
+            {"version": version, "since": track.since,
+             **{name: each.to_bytes() if (each := getattr(track, name)) is not None else None for name in _TABLES}}
+            for version, track in sorted(self._tracks.items())
+        ]  # fmt: skip
+        record = {
+            "layout": _LAYOUT,
+            "model": self.model,
+            "settings": self.settings.version,
+            "plain": json.dumps(plain, sort_keys=True),
+            "detector": self._detector.to_bytes(),
+            "tracks": tracks,
+        }
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, _STATE, record)
+        return out.getvalue()
+
+    @staticmethod
+    def from_bytes(
+        payload: bytes, references: Callable[[str], Reference | None], settings: MonitorSettings | None = None
+    ) -> "ModelMonitor":
+        """What :meth:`to_bytes` wrote, in the same state.
+
+        Raises
+        ------
+        SketchError
+            Where the bytes are of another layout or do not decode.
+        """
+        if payload[:1] != bytes([_LAYOUT << 1]):
+            raise SketchError(
+                f"expected monitor state of layout {_LAYOUT}, got bytes that start {payload[:4].hex(' ')!r}"
+            )
+        record: Any = fastavro.schemaless_reader(io.BytesIO(payload), _STATE, None)
+        plain = json.loads(record["plain"])
+        monitor = ModelMonitor(record["model"], references, settings)
+        monitor._version, monitor._next_hour, monitor._begun = plain["version"], plain["next_hour"], plain["begun"]
+        monitor._labels = {int(hour): n for hour, n in plain["labels"]}
+        monitor._book.restore(plain["book"])
+        monitor._detector = SequentialDetector.from_bytes(record["detector"])
+        for each in record["tracks"]:
+            tables = {name: Sketches.from_bytes(each[name]) if each[name] is not None else None for name in _TABLES}
+            monitor._tracks[each["version"]] = _Track(since=each["since"], **tables)
+        return monitor
+
+
+_LAYOUT: Final = 1
+_TABLES: Final = ("hours", "days", "losses")
+_STATE = fastavro.parse_schema(
+    {
+        "type": "record",
+        "name": "ModelMonitor",
+        "namespace": "headwater.drift",
+        "fields": [
+            {"name": "layout", "type": "int"},
+            {"name": "model", "type": "string"},
+            {"name": "settings", "type": "string"},
+            {"name": "plain", "type": "string", "doc": "JSON."},
+            {"name": "detector", "type": "bytes"},
+            {
+                "name": "tracks",
+                "type": {
+                    "type": "array",
+                    "items": {
+                        "type": "record",
+                        "name": "Track",
+                        "fields": [
+                            {"name": "version", "type": "string"},
+                            {"name": "since", "type": "long"},
+                            *(
+                                {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"}
+                                for name in _TABLES
+                            ),
+                        ],
+                    },
+                },
+            },
+        ],
+    }
+)
+
+
+def _added(held: Sketches | None, more: Sketches) -> Sketches:
+    return more if held is None else merge([held, more])
+
+
+def _since(held: Sketches | None, start_ms: int) -> Sketches | None:
+    if held is None or not len(held.tiles) or held.tiles[0] >= start_ms:
+        return held if held is not None and len(held.tiles) else None
+    left = held.between(start_ms, int(held.tiles[-1]) + 1)
+    return left if len(left.tiles) else None

@@ -1,0 +1,222 @@
+"""What a model version was trained on, as its monitors need it: pinned to the version, saved beside the model."""
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import fastavro
+import numpy as np
+
+from monitors.buckets import Floats, Kind
+from monitors.sketches import Sketches
+
+__all__ = ["ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError"]
+
+VERSION: Final = 1
+Role = Literal["monitored", "context"]
+
+
+class UnusableReferenceError(ValueError):
+    """A training span or bytes that make no reference. The message names what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """How a column is watched.
+
+    Attributes
+    ----------
+    kind : Kind
+    role : {"monitored", "context"}
+        Context is compared and reported and never fires: a winter's month of weather is no yardstick for a spring.
+    source : str
+        The feed it comes from. Columns of one source share a data incident, since one producer is at fault for all.
+    """
+
+    kind: Kind
+    role: Role = "monitored"
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Null:
+    """Distribution of a statistic while nothing is wrong: normal, or log-normal for a distance.
+
+    Attributes
+    ----------
+    statistic : str
+    center, spread : float
+        Mean and standard deviation of the statistic, or of its logarithm.
+    low, high : float
+        Fires outside [low, high]; -inf for a distance.
+    logarithmic : bool
+    """
+
+    statistic: str
+    center: float
+    spread: float
+    low: float
+    high: float
+    logarithmic: bool
+
+    def p_value(self, value: float) -> float | None:
+        """Chance of a value this far out under the null; None for no value."""
+        if math.isnan(value):
+            return None
+        if self.logarithmic:
+            return 0.5 * math.erfc((math.log(max(value, 1e-12)) - self.center) / self.spread / math.sqrt(2))
+        distance = (value - self.center) / self.spread
+        return math.erfc(abs(distance) / math.sqrt(2)) if self.low > -math.inf else 0.5 * math.erfc(distance / 2**0.5)
+
+    def fired(self, value: float) -> bool:
+        """Whether the value is beyond a threshold; never for NaN."""
+        return value > self.high or value < self.low
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is usual at each hour of the day (UTC), one hour either side included, since clocks change.
+
+    Attributes
+    ----------
+    rows_low : ndarray, shape (24,)
+        Fewest rows seen in the hours of a data window that ends with this one.
+    labels : ndarray, shape (24,)
+        Mean number of labels that arrive in the hour.
+    null_high : ndarray, shape (24, C)
+        Largest null rate seen in such a window; 1 where the reference had too few rows to tell.
+    range_low, range_high : ndarray, shape (C,)
+        Values outside are out of range; infinite for categories and context.
+    """
+
+    rows_low: Floats
+    labels: Floats
+    null_high: Floats
+    range_low: Floats
+    range_high: Floats
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Build with :func:`monitors.thresholds.build_reference`.
+
+    Attributes
+    ----------
+    model, version : str
+    columns : mapping of name to ColumnSpec
+    merged : Sketches
+        The whole training span as one tile; its `names` give the order of columns in `profile`.
+    profile : Profile
+    nulls : mapping of column to tuple of Null
+        Of each distance, for a window of `window_days`.
+    losses : tuple of Null
+        Of the mean of each loss column over a window of `window_days`.
+    window_days : int
+    """
+
+    model: str
+    version: str
+    columns: Mapping[str, ColumnSpec]
+    merged: Sketches
+    profile: Profile
+    nulls: Mapping[str, tuple[Null, ...]]
+    losses: tuple[Null, ...]
+    window_days: int
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Kind of each column: what :func:`monitors.sketches.sketch_batch` is to be told."""
+        return {name: spec.kind for name, spec in self.columns.items()}
+
+    def to_bytes(self) -> bytes:
+        """Versioned Avro; equal references give equal bytes."""
+        record = {
+            "version": VERSION,
+            "model": self.model,
+            "model_version": self.version,
+            "window_days": self.window_days,
+            "columns": [{"name": n, **asdict(s), "nulls": _records(self.nulls.get(n, ()))}
+                        for n, s in sorted(self.columns.items())],
+            "losses": _records(self.losses),
+            "merged": self.merged.to_bytes(),
+            **{name: getattr(self.profile, name).astype("<f8").tobytes() for name in _PROFILE},
+        }  # fmt: skip
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, _PARSED, record)
+        return out.getvalue()
+
+    @staticmethod
+    def from_bytes(payload: bytes) -> "Reference":
+        """What :meth:`to_bytes` wrote.
+
+        Raises
+        ------
+        UnusableReferenceError
+            Where the bytes are of another version or do not decode.
+        """
+        if payload[:1] != bytes([VERSION << 1]):
+            raise UnusableReferenceError(f"expected a reference of version {VERSION}, got bytes that start "
+                                 f"{payload[:4].hex(' ')!r}; train the model again with this release")  # fmt: skip
+        try:
+            return _rebuild(fastavro.schemaless_reader(io.BytesIO(payload), _PARSED, None))
+        except Exception as exc:  # fastavro and numpy raise whatever the bytes led them into
+            raise UnusableReferenceError(
+                f"expected a reference, got {len(payload)} bytes that do not decode: {exc!r}"
+            ) from exc
+
+
+_PROFILE: Final = ("rows_low", "labels", "null_high", "range_low", "range_high")
+_NULL: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Null",
+    "fields": [
+        {"name": "statistic", "type": "string"},
+        *({"name": name, "type": "double"} for name in ("center", "spread", "low", "high")),
+        {"name": "logarithmic", "type": "boolean"},
+    ],
+}
+_COLUMN: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Column",
+    "fields": [
+        *({"name": name, "type": "string"} for name in ("name", "kind", "role", "source")),
+        {"name": "nulls", "type": {"type": "array", "items": _NULL}},
+    ],
+}
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Reference",
+    "namespace": "headwater.drift",
+    "fields": [
+        {"name": "version", "type": "int", "doc": "Of this layout; readers refuse what they do not know."},
+        {"name": "model", "type": "string"},
+        {"name": "model_version", "type": "string"},
+        {"name": "window_days", "type": "int"},
+        {"name": "columns", "type": {"type": "array", "items": _COLUMN}},
+        {"name": "losses", "type": {"type": "array", "items": "Null"}},
+        {"name": "merged", "type": "bytes", "doc": "monitors.sketch_codec"},
+        *({"name": name, "type": "bytes", "doc": "Little-endian doubles."} for name in _PROFILE),
+    ],
+}
+_PARSED = fastavro.parse_schema(SCHEMA)
+
+
+def _records(nulls: tuple[Null, ...]) -> list[dict[str, Any]]:
+    return [asdict(null) for null in nulls]
+
+
+def _rebuild(record: Any) -> Reference:
+    arrays = {name: np.frombuffer(record[name], "<f8") for name in _PROFILE}
+    arrays["null_high"] = arrays["null_high"].reshape(24, -1)
+    return Reference(
+        model=record["model"],
+        version=record["model_version"],
+        columns={c["name"]: ColumnSpec(c["kind"], c["role"], c["source"]) for c in record["columns"]},
+        merged=Sketches.from_bytes(record["merged"]),
+        profile=Profile(**arrays),
+        nulls={c["name"]: tuple(Null(**null) for null in c["nulls"]) for c in record["columns"]},
+        losses=tuple(Null(**null) for null in record["losses"]),
+        window_days=record["window_days"],
+    )

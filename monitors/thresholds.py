@@ -1,0 +1,247 @@
+"""Thresholds from the reference's own past: what a statistic does while nothing is wrong.
+
+A fixed threshold (PSI > 0.2) sleeps on small windows and cries wolf on big ones, and says nothing of a column whose
+ordinary weeks differ. Here windows of whole days are drawn from the training span, in blocks of consecutive days so
+that autocorrelation and the daily round count, and each is compared with the days it left out (a circular block
+bootstrap: Politis and Romano 1992). A curve through the statistics found is read off far in its tail, where the number
+of columns and windows of a year puts the stated number of false alarms.
+
+It is honest about seasons only as far as the training span is: a model of January learns what January's weeks do.
+Columns that follow the season itself are to be marked context.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from monitors.buckets import Floats, Ints
+from monitors.reference import ColumnSpec, Null, Profile, Reference, UnusableReferenceError
+from monitors.sketches import Sketches
+from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup
+
+__all__ = ["DAY_MS", "HOUR_MS", "LOSSES", "Calibration", "build_reference", "draw_windows"]
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+LOSSES: Final = ("log_loss", "surprise", "bias")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How thresholds are drawn.
+
+    Attributes
+    ----------
+    window_days : int
+        A week, so that every window has the same weekdays.
+    block_days : int
+        Weather systems pass in about three days.
+    replicates : int
+    false_alarms_a_year : float
+        Expected of each monitor (distances of all columns, losses) while nothing changes.
+    distance_floor : float
+        Smallest threshold of any distance: less does no harm, however certain.
+    range_quantile, range_factor : float
+        Range of a column: its median and `range_factor` times as far as the quantiles at `range_quantile` from either
+        end. 4 times 0.5% leaves a clean year of flights within it (most outside in any 3 h with 60 rows: 5% for a mean
+        of an hour) and puts minutes sent as seconds outside (median 84%).
+    data_window_hours : int
+    rows_min : int
+        Fewest rows from which a data window is judged: at night there are ten in three hours.
+    """
+
+    window_days: int = 7
+    block_days: int = 3
+    replicates: int = 500
+    false_alarms_a_year: float = 1.0
+    distance_floor: float = 0.05
+    range_quantile: float = 0.005
+    range_factor: float = 4.0
+    data_window_hours: int = 3
+    rows_min: int = 40
+
+
+def build_reference(
+    model: str,
+    version: str,
+    columns: Mapping[str, ColumnSpec],
+    features: Sketches,
+    losses: Sketches,
+    seed: int,
+    settings: Calibration | None = None,
+) -> Reference:
+    """The reference of a model version.
+
+    Parameters
+    ----------
+    model, version : str
+    columns : mapping of name to ColumnSpec
+        The columns of `features`.
+    features : Sketches
+        What the model was trained on, in tiles of an hour of request time.
+    losses : Sketches
+        :func:`monitors.evaluate.sketch_losses` of predictions the model had not been fitted to (folds of whole days),
+        in tiles of an hour by the arrival of the label.
+    seed : int
+    settings : Calibration, optional
+
+    Raises
+    ------
+    UnusableReferenceError
+        Where the span is shorter than two windows, or the columns are not those of `features`.
+    """
+    settings = settings or Calibration()
+    if set(columns) != set(features.names):
+        raise UnusableReferenceError(f"expected sketches of {sorted(columns)}, got {list(features.names)}")
+    days, loss_days = features.coarsen(DAY_MS), losses.coarsen(DAY_MS)
+    if min(len(days.tiles), len(loss_days.tiles)) < 2 * settings.window_days:
+        raise UnusableReferenceError(
+            f"expected at least {2 * settings.window_days} days to draw windows of {settings.window_days} days from, "
+            f"got {len(days.tiles)} with requests and {len(loss_days.tiles)} with labels"
+        )
+    return Reference(
+        model=model,
+        version=version,
+        columns=dict(columns),
+        merged=features.collapse(),
+        profile=_profile(columns, features, losses, settings),
+        nulls=_distance_nulls(columns, days, np.random.default_rng(seed), settings),
+        losses=_loss_nulls(loss_days, np.random.default_rng(seed), settings),
+        window_days=settings.window_days,
+    )
+
+
+def draw_windows(days: int, settings: Calibration, random: np.random.Generator) -> Ints:
+    """How often each day is in each of `replicates` windows, shape (replicates, days): blocks of consecutive days."""
+    blocks = -(-settings.window_days // settings.block_days)
+    start = random.integers(0, days, (settings.replicates, blocks))
+    chosen = (start[:, :, None] + np.arange(settings.block_days)) % days
+    chosen = chosen.reshape(settings.replicates, -1)[:, : settings.window_days]
+    weights = np.zeros((settings.replicates, days), dtype=np.int64)
+    np.add.at(weights, (np.arange(settings.replicates)[:, None], chosen), 1)
+    return weights
+
+
+def day_matrix(days: Sketches, name: str) -> npt.NDArray[np.int64]:
+    """Counts of one column, shape (days, buckets); buckets ascending."""
+    c = days.names.index(name)
+    tile, column = np.divmod(days.cells, len(days.names))
+    mine = column == c
+    codes, inverse = np.unique(days.codes[mine], return_inverse=True)
+    matrix = np.zeros((len(days.tiles), max(len(codes), 1)), dtype=np.int64)
+    np.add.at(matrix, (tile[mine], inverse), days.counts[mine])
+    return matrix
+
+
+def _distance_nulls(
+    columns: Mapping[str, ColumnSpec], days: Sketches, random: np.random.Generator, settings: Calibration
+) -> dict[str, tuple[Null, ...]]:
+    inside = draw_windows(len(days.tiles), settings, random)
+    outside = (inside == 0).astype(np.int64)
+    monitored = sum(spec.role == "monitored" for spec in columns.values())
+    tests = max(monitored, 1) * 3 * 365 / settings.window_days
+    z = NormalDist().inv_cdf(1 - min(settings.false_alarms_a_year / tests, 0.5))
+    nulls = {}
+    for c, name in enumerate(days.names):
+        matrix = day_matrix(days, name)
+        group = group_by_mass(matrix.sum(axis=0)) if columns[name].kind != "categorical" else np.arange(matrix.shape[1])
+        shape = "tv" if columns[name].kind == "categorical" else "ks"
+        rates = [_null_rate(weights, days, c) for weights in (outside, inside)]
+        found = {
+            "psi": COUNT_DISTANCES["psi"](regroup(outside @ matrix, group), regroup(inside @ matrix, group)),
+            shape: COUNT_DISTANCES[shape](outside @ matrix, inside @ matrix),
+            "null_rate": np.abs(rates[0] - rates[1]),
+        }
+        nulls[name] = tuple(_log_normal(each, values, z, settings.distance_floor) for each, values in found.items())
+    return nulls
+
+
+def _null_rate(weights: Ints, days: Sketches, c: int) -> Floats:
+    rate: Floats = (weights @ days.nulls[:, c]) / np.maximum(weights @ days.rows, 1)
+    return rate
+
+
+def _log_normal(statistic: str, values: Floats, z: float, floor: float) -> Null:
+    """Log-normal through the bootstrapped distances; its threshold is never below one that the reference itself met."""
+    logs = np.log(np.maximum(values[np.isfinite(values)], 1e-6))
+    center, spread = (float(logs.mean()), float(max(logs.std(), 1e-3))) if len(logs) else (0.0, 1.0)
+    high = max(float(np.exp(center + z * spread)), float(np.exp(logs.max(initial=-np.inf))), floor)
+    return Null(statistic, center, spread, -np.inf, high, logarithmic=True)
+
+
+def _loss_nulls(days: Sketches, random: np.random.Generator, settings: Calibration) -> tuple[Null, ...]:
+    inside = draw_windows(len(days.tiles), settings, random)
+    tests = len(LOSSES) * 365 / settings.window_days
+    tail = min(settings.false_alarms_a_year / tests, 0.5)
+    nulls = []
+    for name in LOSSES:
+        c = days.names.index(name)
+        count = days.non_null[:, c].astype(np.float64)
+        means = (inside @ (np.nan_to_num(days.means[:, c]) * count)) / np.maximum(inside @ count, 1)
+        center, spread = float(means.mean()), float(max(means.std(), 1e-6))
+        one_sided = name == "log_loss"  # fewer hard days than usual are no fault of the model
+        z = NormalDist().inv_cdf(1 - (tail if one_sided else tail / 2))
+        low = -np.inf if one_sided else center - z * spread
+        nulls.append(Null(name, center, spread, low, center + z * spread, logarithmic=False))
+    return tuple(nulls)
+
+
+def _profile(columns: Mapping[str, ColumnSpec], features: Sketches, losses: Sketches, settings: Calibration) -> Profile:
+    start, end = int(features.tiles[0]), int(features.tiles[-1]) + HOUR_MS
+    at = (features.tiles - start) // HOUR_MS
+    rows, nulls = (
+        np.zeros((end - start) // HOUR_MS, np.int64),
+        np.zeros(((end - start) // HOUR_MS, len(columns)), np.int64),
+    )
+    rows[at], nulls[at] = features.rows, features.nulls
+    width = settings.data_window_hours
+    hour = ((start // HOUR_MS) + np.arange(len(rows)))[width - 1 :] % 24
+    window_rows, window_nulls = rolling_sum(rows, width), rolling_sum(nulls, width)
+    enough = window_rows >= settings.rows_min
+    rate = window_nulls[enough] / window_rows[enough, None]
+    rows_low, null_high = np.full(24, np.inf), np.full((24, len(columns)), -np.inf)
+    np.minimum.at(rows_low, hour, window_rows)
+    np.maximum.at(null_high, hour[enough], rate)
+    null_high = np.where(np.isinf(null_high), 1.0, null_high)
+    labels = np.bincount(losses.tiles // HOUR_MS % 24, weights=losses.rows, minlength=24)
+    label_days = max((int(losses.tiles[-1]) - int(losses.tiles[0])) / DAY_MS, 1.0)
+    low, high = _ranges(columns, features, settings)
+    return Profile(
+        rows_low=_neighbours(np.where(np.isinf(rows_low), 0.0, rows_low), np.min),
+        labels=_neighbours(labels / label_days, np.mean),
+        null_high=_neighbours(null_high, np.max),
+        range_low=low,
+        range_high=high,
+    )
+
+
+def rolling_sum(values: Ints, width: int) -> Ints:
+    """Sums of `width` consecutive rows, shape (n - width + 1, ...)."""
+    total = np.cumsum(values, axis=0)
+    total[width:] = total[width:] - total[:-width]
+    return total[width - 1 :]
+
+
+def _neighbours(hourly: Floats, reduce: Any) -> Floats:
+    """Each hour of the day with the one before and the one after: in spring and autumn the clocks change."""
+    value: Floats = reduce(np.stack([np.roll(hourly, shift, axis=0) for shift in (-1, 0, 1)]), axis=0)
+    return value
+
+
+def _ranges(columns: Mapping[str, ColumnSpec], features: Sketches, settings: Calibration) -> tuple[Floats, Floats]:
+    low, high = np.full(len(columns), -np.inf), np.full(len(columns), np.inf)
+    whole = features.collapse()
+    q, factor = settings.range_quantile, settings.range_factor
+    for c, name in enumerate(features.names):
+        column = whole.column(name)
+        if columns[name].kind == "categorical" or columns[name].role == "context" or column.count == 0:
+            continue
+        bottom, middle, top = quantiles(column, [q, 0.5, 1 - q])
+        least = 0.05 * abs(middle) + 1e-9  # a constant has no spread of its own
+        low[c] = middle - factor * max(middle - bottom, least)
+        high[c] = middle + factor * max(top - middle, least)
+    return low, high
