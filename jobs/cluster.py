@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pyflink.common import Configuration
 from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.java_gateway import get_gateway
 from pyflink.table import StatementSet, StreamTableEnvironment
 
 __all__ = ["Cluster", "send", "stream_environment"]
@@ -63,7 +64,9 @@ def stream_environment(cluster: Cluster, name: str) -> StreamTableEnvironment:
     for key, value in options.items():
         if value:
             configuration.set_string(key, value)
-    return StreamTableEnvironment.create(StreamExecutionEnvironment.get_execution_environment(configuration))
+    # get_execution_environment() would give a local one whatever execution.target says; this constructor obeys it.
+    environment = get_gateway().jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
+    return StreamTableEnvironment.create(StreamExecutionEnvironment(environment(configuration._j_configuration)))
 
 
 def send(statements: StatementSet) -> str:

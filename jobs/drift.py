@@ -57,12 +57,12 @@ def labelled(inputs: ModelInputs) -> str:
         "CAST(ROUND(1e6 * p.`probability`, 0) AS BIGINT) AS `probability_micro`\n"
         f"FROM predictions AS p JOIN {inputs.label_source}_events AS l ON p.`request_id` = l.`{inputs.request_id}`\n"
         # Labels come up to days after the question; what is later than this is not waited for.
-        "AND l.`rowtime` BETWEEN p.`event_time` AND p.`event_time` + INTERVAL '7' DAY"
+        "AND l.`rowtime` BETWEEN p.`rowtime` AND p.`rowtime` + INTERVAL '7' DAY"
     )
 
 
 OBSERVED = """
-SELECT `model`, `model_version`, `event_time` AS `rowtime`, `sketch`,
+SELECT `model`, `model_version`, `rowtime`, `sketch`,
   CAST(0 AS BIGINT) AS `end_ms`, CAST(0 AS BIGINT) AS `labels`, CAST(0 AS BIGINT) AS `positives`,
   CAST(0 AS BIGINT) AS `loss_micro`, CAST(0 AS BIGINT) AS `probability_micro`
 FROM predictions WHERE `sketch` IS NOT NULL

@@ -17,7 +17,6 @@ from pyflink.table import StatementSet
 from features.compiler.repo import Repo, RepoError, load_repo
 from features.compiler.service import model_inputs
 from features.compiler.topics import UnsupportedViewError
-from jobs import drift, features, scoring
 from jobs.cluster import Cluster, send, stream_environment
 from jobs.tables import Broker
 
@@ -26,6 +25,7 @@ __all__ = ["main"]
 # Event time that one topic may be ahead of another: enough to keep batches full at replay speed, little enough that
 # joins hold days and not months.
 ALIGNMENT = "5 d"
+REPO = Path(__file__).parents[1] / "features"
 
 
 @click.command()
@@ -33,7 +33,7 @@ ALIGNMENT = "5 d"
 @click.option("--kafka", envvar="HEADWATER_KAFKA", required=True, help="Kafka's host:port.")
 @click.option("--flink", envvar="HEADWATER_FLINK", required=True, help="REST address of the Flink cluster.")
 @click.option("--home", envvar="HEADWATER_HOME", type=Path, required=True, help="Where models and stores are.")
-@click.option("--repo", type=Path, default=Path(features.__file__).parent.parent / "features", help="Feast repo.")
+@click.option("--repo", type=Path, default=REPO, help="Feast repo.")
 @click.option("--view", "views", multiple=True, help="Only these stream feature views (features).")
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
@@ -75,13 +75,20 @@ def _build(
     mode: str,
     home: Path,
 ) -> StatementSet:
+    """The job's statements. Each module is imported when it is the one: the model runtime takes seconds to load."""
     environment = stream_environment(cluster, f"headwater-{job}")
     if job == "features":
+        from jobs import features
+
         chosen = [repo.view(name) for name in views] or list(repo.views.values())
         return features.build(environment, broker, chosen)
     inputs = model_inputs(repo, service)
     if job == "scoring":
+        from jobs import scoring
+
         return scoring.build(environment, broker, repo, inputs)
+    from jobs import drift
+
     return drift.build(environment, broker, repo, inputs, home)
 
 

@@ -154,7 +154,7 @@ def travelling_source(broker: Broker, table: str, topic: Topic, time: str = "eve
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(topic.schema).items())
     options = {**_reader(broker, topic.name), **_value(topic.schema, topic.schema_id)}
     return (
-        f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  WATERMARK FOR `{time}` AS `watermark`\n"
+        f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {_travelling(time)}\n"
         f") WITH (\n  {_with(options)}\n)"
     )
 
@@ -170,7 +170,7 @@ def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[st
     primary = ", ".join(f"`{key}`" for key in keys)
     return (
         f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  PRIMARY KEY ({primary}) NOT ENFORCED,\n"
-        f"  WATERMARK FOR `{time}` AS `watermark`\n) WITH (\n  {_with(options)}\n)"
+        f"  {_travelling(time)}\n) WITH (\n  {_with(options)}\n)"
     )
 
 
@@ -233,6 +233,14 @@ def dead_letters(broker: Broker, table: str, name: str) -> list[str]:
         f"INSERT INTO {table}_dlq SELECT `decode_bytes`, MAP[{pairs}], `kafka_time` FROM {table}_records "
         "WHERE `decode_error` IS NOT NULL",
     ]
+
+
+def _travelling(time: str) -> str:
+    """A row time that is never null (an undecodable record has no event time) and the watermark the records carry."""
+    return (
+        "`kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
+        f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`),\n  WATERMARK FOR `rowtime` AS `watermark`"
+    )
 
 
 def _value(schema: Mapping[str, Any], schema_id: int) -> dict[str, str]:

@@ -18,13 +18,13 @@ from compose.local.services import HOST, Service
 
 __all__ = ["SLOTS", "FlinkPorts", "client_environ", "cluster_jars", "flink_services", "latest_checkpoint"]
 
-SLOTS = 8
+SLOTS = 6
 JOBMANAGER_HEAP_MB = 384
 # Of the TaskManager: Flink's own share of heap and direct memory is 128 MB each.
 TASK_HEAP_MB = 576
 TASK_OFF_HEAP_MB = 128
 NETWORK_MB = 96
-MANAGED_MB = 64
+MANAGED_MB = 384  # buffers of window aggregates, of which the features job has two dozen, a share for each
 METASPACE_MB = 384
 _FRAMEWORK_MB = 128
 _OVERHEAD_MB = 192

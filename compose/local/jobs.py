@@ -16,13 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compose.local.formats import format_jar
+from compose.local.flink import client_environ, latest_checkpoint
 from compose.local.home import Home, PlatformError, write_text
-from compose.local.jars import jars
-from compose.local.java import java_home
 from compose.local.runner import log_tail
 
-__all__ = ["FlinkRest", "JobBook", "JobRecord", "job_environment"]
+__all__ = ["FlinkRest", "JobBook", "JobRecord"]
 
 SUBMIT_TIMEOUT_S = 180
 ALIVE = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING")
@@ -83,18 +81,6 @@ class FlinkRest:
     def cancel(self, job_id: str) -> None:
         """Stop a job; its last checkpoint stays."""
         self.get(f"/jobs/{job_id}?mode=cancel", method="PATCH")
-
-
-def job_environment(home: Home, kafka: str, flink: str) -> dict[str, str]:
-    """Environment in which ``jobs.submit`` reaches a platform."""
-    return {
-        **os.environ,
-        "JAVA_HOME": str(java_home()),
-        "HEADWATER_HOME": str(home.root),
-        "HEADWATER_KAFKA": kafka,
-        "HEADWATER_FLINK": flink,
-        "PYTHONWARNINGS": "ignore",
-    }
 
 
 class JobBook:
@@ -159,12 +145,8 @@ class JobBook:
 
     def checkpoint(self, record: JobRecord) -> Path | None:
         """The newest complete checkpoint of a job under any id it has had."""
-        root = self._home.path("flink", "checkpoints")
-        for job_id in reversed(record.ids):
-            complete = [each.parent for each in (root / job_id).glob("chk-*/_metadata")]
-            if complete:
-                return max(complete, key=lambda each: int(each.name.removeprefix("chk-")))
-        return None
+        found = (latest_checkpoint(self._home, job_id) for job_id in reversed(record.ids))
+        return next((each for each in found if each), None)
 
     def _alive(self, record: JobRecord) -> bool:
         states = {job["jid"]: job["state"] for job in self.rest.jobs()}
@@ -172,15 +154,13 @@ class JobBook:
 
     def _send(self, record: JobRecord) -> JobRecord:
         command = [sys.executable, "-m", "jobs.submit", record.name, *record.options]
-        for jar in (*jars("flink"), format_jar()):
-            command += ["--jar", str(jar)]
         if checkpoint := self.checkpoint(record):
             command += ["--from-checkpoint", f"file://{checkpoint}"]
         log = self._home.log_file(f"submit-{record.name}")
         with log.open("ab") as errors:
             done = subprocess.run(
                 command,
-                env=job_environment(self._home, self._kafka, self._flink),
+                env=self._environ(),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -192,6 +172,16 @@ class JobBook:
         sent = replace(record, ids=(*record.ids, json.loads(done.stdout.strip().splitlines()[-1])["id"]))
         write_text(self._file(record.name), json.dumps(asdict(sent)))
         return sent
+
+    def _environ(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            **client_environ(self._home),
+            "HEADWATER_HOME": str(self._home.root),
+            "HEADWATER_KAFKA": self._kafka,
+            "HEADWATER_FLINK": self._flink,
+            "PYTHONWARNINGS": "ignore",
+        }
 
     def _file(self, name: str) -> Path:
         return self._home.path("jobs", f"{name}.json")
