@@ -20,7 +20,7 @@ __all__ = ["command"]
 @click.command()
 @click.option("--detach", "-d", is_flag=True, help="Return once everything is ready and leave it running.")
 def command(detach: bool) -> None:
-    """Start the local platform and keep it running.
+    r"""Start the local platform and keep it running.
 
     Starts Kafka, a Flink cluster and ClickHouse on free ports of this machine, restarts whatever of them dies, and
     stops them all on Ctrl-C. The first run fetches some 75 MB of Java archives; later ones need no network.
@@ -38,10 +38,10 @@ def command(detach: bool) -> None:
         console.print(f"The platform runs already in {home.root} (process {running.pid}). `headwater down` stops it.")
         console.print(services_table(running))
         return
-    if detach:
-        _detached(home, console)
-    else:
-        _foreground(home, console)
+    try:
+        (_detached if detach else _foreground)(home, console)
+    except AlreadyRunningError as exc:  # two at the same moment, and the other was first
+        console.print(str(exc), soft_wrap=True)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -95,7 +95,7 @@ def _detached(home: Home, console: Console) -> None:
     try:
         with console.status("Starting") as status:
             while (running := Running.find(home)) is None or running.state == "starting":
-                if child.poll() is not None:
+                if child.poll() not in (None, 0):  # 0: another `up` was first
                     raise PlatformError(log.read_text(errors="replace").strip().removeprefix("Error: "))
                 if time.monotonic() > deadline:
                     raise PlatformError(f"The platform is not up after {START_TIMEOUT_S:.0f} s; see {log}.")

@@ -230,9 +230,10 @@ class Platform:
         self._lock = self._take()
         try:
             self._end_leftovers()
-            self.prepare()
             self._find_ports()
             self._log_to_file()
+            self._write({})  # a second `up` finds this one, however long downloads take
+            self.prepare()
             self._supervisor = Supervisor(
                 self.home, self._services(self), environ=self.environ, token=self.token, on_change=self._write
             )
