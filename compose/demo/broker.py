@@ -1,6 +1,7 @@
 """What Kafka knows about a replay: how far it came, and how far it may go."""
 
 import time
+from collections.abc import Iterable
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -12,6 +13,10 @@ __all__ = ["Horizon", "ReplayError", "written"]
 CONTROL = "models.control"
 LOOK_BACK = 1_000
 """Records at the end of a partition searched for the last ``seq``: others may have written there."""
+SETTLE_SECONDS = 0.25
+
+Place = tuple[str, int]
+"""Topic and partition."""
 
 
 class ReplayError(RuntimeError):
@@ -39,10 +44,12 @@ class Horizon:
 
     def read(self, timeout_seconds: float = 0.0) -> int:
         """The newest horizon, epoch ms; -1 before there is any. Waits for news no longer than the timeout."""
-        while messages := self._consumer.consume(500, timeout_seconds):
-            for message in messages:
-                self._take(message)
-            timeout_seconds = 0.0
+        # The batch call waits until its batch is full or its time is up: only poll returns at the first record.
+        message = self._consumer.poll(timeout_seconds)
+        while message is not None:
+            for each in [message, *self._consumer.consume(500, 0)]:
+                self._take(each)
+            message = self._consumer.poll(0)
         return self.horizon_ms
 
     def _take(self, message: Message) -> None:
@@ -58,52 +65,60 @@ class Horizon:
         self._consumer.close()
 
 
-def written(kafka: str, name: str) -> list[tuple[int, int]]:
-    """Per partition, the last `seq` and the timestamp (epoch ms) of the last record; (-1, -1) where it is empty.
+def written(kafka: str, names: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
+    """How far a replay came: by topic and partition, `seq` and timestamp (epoch ms) of its last record.
+
+    (-1, -1) where a partition is empty.
 
     Raises
     ------
     ReplayError
-        Where the topic does not exist, or holds records that no replay has written.
+        Where a topic does not exist, or holds records that no replay has written.
     """
     consumer = _consumer(kafka)
     try:
-        return [_last(consumer, name, each) for each in range(_partitions(consumer, name))]
+        places = [(name, each) for name in names for each in range(_partitions(consumer, name))]
+        spans = _settled_spans(consumer, places)
+        found = _last(consumer, {place: span for place, span in spans.items() if span[1] > span[0]})
     finally:
         consumer.close()
+    ends: dict[str, list[tuple[int, int]]] = {}
+    for place in places:
+        ends.setdefault(place[0], []).append(found.get(place, (-1, -1)))
+    return ends
 
 
-def _last(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
-    at = TopicPartition(name, partition)
-    low, high = _settled_watermarks(consumer, at)
-    if high <= low:
-        return -1, -1
-    start = max(low, high - LOOK_BACK)
-    consumer.assign([TopicPartition(name, partition, start)])
-    sequence, time_ms, offset = -1, -1, start - 1
-    while offset < high - 1:
-        messages = consumer.consume(LOOK_BACK, 10.0)
-        if not messages or messages[0].error():
-            got = messages[0].error() if messages else "nothing in 10 s"
-            raise ReplayError(f"expected {name}-{partition} up to offset {high}, got {got}")
-        for message in messages:
-            offset = message.offset() or offset
-            if found := dict(message.headers() or ()).get("seq"):
-                sequence, time_ms = int(found), message.timestamp()[1]
-    if time_ms < 0:
-        raise ReplayError(f"expected records of a replay in {name}, found others only: use another topic, or delete it")
-    return sequence, time_ms
+def _settled_spans(consumer: Consumer, places: list[Place]) -> dict[Place, tuple[int, int]]:
+    """First and next offset of each partition, once all stand still: what a killed replay sent may yet be written."""
+
+    def read() -> dict[Place, tuple[int, int]]:
+        return {place: consumer.get_watermark_offsets(TopicPartition(*place), timeout=10) for place in places}
+
+    before, now = None, read()
+    while now != before and any(high for _, high in now.values()):
+        time.sleep(SETTLE_SECONDS)
+        before, now = now, read()
+    return now
 
 
-def _settled_watermarks(consumer: Consumer, at: TopicPartition) -> tuple[int, int]:
-    """Offsets of a partition once they stand still: what a killed replay had under way may yet be written."""
-    before = consumer.get_watermark_offsets(at, timeout=10)
-    while True:
-        time.sleep(0.25 if before[1] else 0.0)
-        now = consumer.get_watermark_offsets(at, timeout=10)
-        if now == before:
-            return int(now[0]), int(now[1])
-        before = now
+def _last(consumer: Consumer, spans: dict[Place, tuple[int, int]]) -> dict[Place, tuple[int, int]]:
+    starts = {place: max(low, high - LOOK_BACK) for place, (low, high) in spans.items()}
+    consumer.assign([TopicPartition(*place, start) for place, start in starts.items()])
+    found: dict[Place, tuple[int, int]] = {}
+    left = {place: high for place, (_, high) in spans.items()}
+    while left:
+        message = consumer.poll(10.0)
+        if message is None or message.error():
+            got = message.error() if message else "nothing in 10 s"
+            raise ReplayError(f"expected records up to the offsets {left}, got {got}")
+        place = (str(message.topic()), int(message.partition() or 0))
+        if sequence := dict(message.headers() or ()).get("seq"):
+            found[place] = int(sequence), message.timestamp()[1]
+        if (message.offset() or 0) >= spans[place][1] - 1:
+            left.pop(place, None)
+    if strange := spans.keys() - found.keys():
+        raise ReplayError(f"expected records of a replay in {sorted(strange)}, found others only: use empty topics")
+    return found
 
 
 def _consumer(kafka: str) -> Consumer:
@@ -114,6 +129,8 @@ def _consumer(kafka: str) -> Consumer:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
+            # A fetch that waits for records holds up every other request of its connection.
+            "fetch.wait.max.ms": 10,
         }
     )
 

@@ -145,7 +145,8 @@ class Replay:
     ) -> None:
         self.pacing, self.horizon, self.report, self._clock, self._sleep = pacing, horizon, report, clock, sleep
         self.stopped = False
-        self.streams = [Stream(topic(name), frame, written(kafka, name)) for name, frame in frames.items()]
+        done = written(kafka, frames)
+        self.streams = [Stream(topic(name), frame, done[name]) for name, frame in frames.items()]
         first_ms = min(int(each.time_ms[0]) for each in self.streams if len(each.time_ms))
         last_ms = max(int(each.time_ms[-1]) for each in self.streams if len(each.time_ms))
         self.end_ms = -(-last_ms // HOUR_MS) * HOUR_MS + pacing.tail_ms
@@ -197,7 +198,8 @@ class Replay:
             began = self._clock()
             horizon_ms = self.horizon.read(0.05)
             self._held_seconds += self._clock() - began
-            self._maybe_tell("held")
+            if horizon_ms <= self.position_ms:
+                self._maybe_tell("held")
         return min(until_ms, horizon_ms)
 
     def _send(self, until_ms: int) -> None:
