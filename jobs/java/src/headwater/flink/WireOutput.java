@@ -30,7 +30,8 @@ final class WireOutput {
     }
 
     void writeBoolean(boolean value) {
-        buffer[reserve(1)] = (byte) (value ? 1 : 0);
+        int at = reserve(1);
+        buffer[at] = (byte) (value ? 1 : 0);
     }
 
     void writeLong(long value) {
@@ -44,11 +45,13 @@ final class WireOutput {
     }
 
     void writeFloat(float value) {
-        INTS.set(buffer, reserve(4), Float.floatToRawIntBits(value));
+        int at = reserve(4);
+        INTS.set(buffer, at, Float.floatToRawIntBits(value));
     }
 
     void writeDouble(double value) {
-        LONGS.set(buffer, reserve(8), Double.doubleToRawLongBits(value));
+        int at = reserve(8);
+        LONGS.set(buffer, at, Double.doubleToRawLongBits(value));
     }
 
     void writeBytes(byte[] bytes) {
@@ -57,9 +60,11 @@ final class WireOutput {
     }
 
     void writeFixed(byte[] bytes) {
-        System.arraycopy(bytes, 0, buffer, reserve(bytes.length), bytes.length);
+        int at = reserve(bytes.length);
+        System.arraycopy(bytes, 0, buffer, at, bytes.length);
     }
 
+    /** Room for so many bytes. May replace the buffer: call it before naming the buffer, not beside it. */
     private int reserve(int length) {
         ensure(length);
         int at = position;
