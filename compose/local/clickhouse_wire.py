@@ -56,14 +56,9 @@ _TRANSPORT = frozenset(
 )
 _QUOTED = rb"`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\""
 _NAME = rb"(?:" + _QUOTED + rb"|\w+)"
+_COLUMNS = rb"\((?:[^()`\"]++|" + _QUOTED + rb")*+\)\s*"  # possessive: text that is no list must fail at once
 _INSERT = re.compile(
-    rb"\s*(INSERT\s+INTO\s+(?:TABLE\s+)?"
-    + _NAME
-    + rb"(?:\."
-    + _NAME
-    + rb")?\s*(?:\((?:[^()`\"]|"
-    + _NAME
-    + rb")*\)\s*)?"
+    rb"\s*(INSERT\s+INTO\s+(?:TABLE\s+)?" + _NAME + rb"(?:\." + _NAME + rb")?\s*(?:" + _COLUMNS + rb")?"
     rb"(?:SETTINGS\s+[^\n]*?)?)\s*\bFORMAT\s+(\w+)[ \t]*;?[ \t]*(?:\r?\n|(?=\S)|\Z)",
     re.IGNORECASE,
 )
