@@ -16,8 +16,10 @@ sequential   day        every day since the version     a rise of the daily loss
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import fastavro
@@ -33,11 +35,13 @@ from monitors.thresholds import DAY_MS, HOUR_MS
 from monitors.watchers import (
     DataSettings,
     Result,
+    Tally,
     Window,
     data_window,
     feature_window,
     performance_window,
     stands_still,
+    tally,
 )
 
 __all__ = ["LOSS_KINDS", "MONITORS", "TILE_MS", "ModelMonitor", "MonitorSettings", "sketch_losses"]
@@ -53,6 +57,7 @@ LOSS_KINDS: Final[dict[str, Kind]] = {
 }
 _DATA_HOURS: Final = 3
 _PROBABILITY_MIN: Final = 1e-6
+_END_OF_STREAM_MS: Final = 2**62  # a bounded stream ends with a watermark of 2**63 - 1
 
 
 def sketch_losses(
@@ -96,7 +101,9 @@ class MonitorSettings:
     rows_min : int
         Fewest rows, or labels, of a window of days.
     adwin_delta : float
-        Of river's ADWIN.
+        Of river's ADWIN, which hears the mean log loss of every hour with at least `hour_labels_min` labels. Its own
+        default: over a year of a model frozen in January it reports four rises, of means of days none.
+    hour_labels_min : int
     patience : mapping of monitor to Patience
         Data incidents open at once, since a faulty feed harms every prediction, and close after six quiet hours.
     """
@@ -104,6 +111,7 @@ class MonitorSettings:
     data: DataSettings = field(default_factory=DataSettings)
     rows_min: int = 1000
     adwin_delta: float = 0.002
+    hour_labels_min: int = 10
     patience: Mapping[str, Patience] = field(
         default_factory=lambda: {
             "data": Patience(resolve_after=6, epoch_ms=7 * DAY_MS),
@@ -157,6 +165,7 @@ class ModelMonitor:
         self._version: str | None = None
         self._next_hour: int | None = None
         self._begun: int = 0
+        self._counted: tuple[Sketches, Reference, Tally] | None = None
         self._detector = self._new_detector()
 
     def _new_detector(self) -> SequentialDetector:
@@ -180,7 +189,7 @@ class ModelMonitor:
     def add_losses(self, version: str, losses: Sketches) -> None:
         """Hear how a version did, see :func:`sketch_losses`."""
         track = self._tracks.setdefault(version, _Track())
-        track.losses = _added(track.losses, losses.coarsen(DAY_MS))
+        track.losses = _added(track.losses, losses)
         for hour, rows in zip(losses.tiles.tolist(), losses.rows.tolist(), strict=True):
             self._labels[hour] = self._labels.get(hour, 0) + rows
 
@@ -188,6 +197,8 @@ class ModelMonitor:
         """Judge every hour and day that ended by the watermark: windows, in order of their end, and alerts."""
         windows: list[Window] = []
         alerts: list[Alert] = []
+        if watermark_ms >= _END_OF_STREAM_MS:
+            watermark_ms = self._last_known()
         if self._next_hour is None:
             tiles = [int(t.hours.tiles[0]) for t in self._tracks.values() if t.hours is not None and len(t.hours.tiles)]
             if not tiles or min(tiles) + HOUR_MS > watermark_ms:
@@ -204,6 +215,11 @@ class ModelMonitor:
                 self._judge_day(hour + HOUR_MS, version, reference, windows, alerts)
         self._forget()
         return windows, alerts
+
+    def _last_known(self) -> int:
+        """End of the last hour that was asked anything: as far as the end of a stream leads."""
+        tables = [track.hours for track in self._tracks.values() if track.hours is not None]
+        return max((int(table.tiles[-1]) + HOUR_MS for table in tables if len(table.tiles)), default=0)
 
     def _reference(self, version: str) -> Reference | None:
         if version not in self._references:
@@ -237,14 +253,22 @@ class ModelMonitor:
         if start < self._begun:
             return
         hours = self._tracks[reference.version].hours
-        inside = hours.between(start, end) if hours is not None else None
+        if hours is None:  # nothing asked for days: the number of requests is what there is to judge
+            hours = _nothing(reference)
+        counted = self._tally(hours, reference).between(start, end)
         still = stands_still(self._labels, hour, reference, self.settings.data)
         results, findings = data_window(
-            inside if inside is not None and len(inside.tiles) else None, end, still, reference, self.settings.data
+            counted, partial(hours.between, start, end), end, still, reference, self.settings.data
         )
         windows.append(Window(self.model, reference.version, "data", start, end, results))
         for segment, finding in findings.items():
             alerts += self._judged(reference.version, "data", segment, (start, end), finding)
+
+    def _tally(self, hours: Sketches, reference: Reference) -> Tally:
+        """Tally of all hours held, counted once for as long as they do not change."""
+        if self._counted is None or self._counted[0] is not hours or self._counted[1] is not reference:
+            self._counted = (hours, reference, tally(hours, reference))
+        return self._counted[2]
 
     def _judge_day(
         self, end: int, version: str, reference: Reference | None, windows: list[Window], alerts: list[Alert]
@@ -271,18 +295,21 @@ class ModelMonitor:
             alerts += self._judged(version, monitor, "", (begun, end), finding)
 
     def _sequential(self, day: Sketches, reference: Reference) -> tuple[tuple[Result, ...], Finding]:
-        column = day.column("log_loss")
-        if column.count < self.settings.rows_min / 10:
+        enough = day.rows >= self.settings.hour_labels_min
+        before, rose, value = self._detector.estimate, False, float("nan")
+        for value in day.means[enough, day.names.index("log_loss")].tolist():
+            mean = self._detector.estimate
+            rose |= self._detector.update(value) and value > mean
+        if not enough.any():
             return (), Finding(None)
-        value, before = column.total / column.count, self._detector.estimate
-        fired = self._detector.update(value) and value > before
-        limit = before if before == before else value
-        results = (Result("log_loss", "", "adwin", value, limit, None, column.count, fired),)
-        if not fired:
+        value = float(day.column("log_loss").total / day.rows.sum())
+        limit = value if math.isnan(before) else before
+        results = (Result("log_loss", "", "adwin", value, limit, None, int(day.rows.sum()), rose),)
+        if not rose:
             return results, Finding(False)
         usual = next(null.center for null in reference.losses if null.statistic == "log_loss")
-        summary = f"The daily log loss has risen: {value:.3f} where it was {before:.3f} on average."
-        evidence = (Evidence("log_loss", "adwin", value, before, 1.0),)
+        summary = f"The log loss has risen: {value:.3f} today where it was {limit:.3f} on average."
+        evidence = (Evidence("log_loss", "adwin", value, limit, 1.0),)
         return results, Finding(True, "warning", "world", summary, evidence, max(value - usual, 0.0))
 
     def _judged(
@@ -394,6 +421,13 @@ _STATE = fastavro.parse_schema(
         ],
     }
 )
+
+
+def _nothing(reference: Reference) -> Sketches:
+    columns = {
+        name: np.zeros(0, dtype=object if kind == "categorical" else float) for name, kind in reference.kinds.items()
+    }
+    return sketch_batch(columns, reference.kinds, np.zeros(0, dtype=np.int64), TILE_MS)
 
 
 def _added(held: Sketches | None, more: Sketches) -> Sketches:

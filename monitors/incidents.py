@@ -111,7 +111,7 @@ class Patience:
     epoch_ms : int
         Length of a window epoch.
     renew : bool
-        Whether an incident that is still open when its epoch ends gives way to a new one, so that a drift that a
+        Whether an incident that has been open for the length of an epoch gives way to a new one, so that a drift that a
         training run did not cure can ask for another.
     """
 
@@ -126,7 +126,7 @@ class _Open:
     id: str
     version: str
     start: int
-    epoch: int
+    opened: int
     severity: Severity
     cause: Cause
     columns: tuple[str, ...]
@@ -181,8 +181,8 @@ class IncidentBook:
                 return [self._resolve(key, monitor, segment, window, "back within its thresholds")]
             self.opened[key] = replace(current, clean=current.clean + 1)
             return []
-        if patience.renew and window_epoch(window[1], patience.epoch_ms) != current.epoch:
-            ended = self._resolve(key, monitor, segment, window, "its epoch ended; a new incident carries on")
+        if patience.renew and window[1] >= current.opened + patience.epoch_ms:
+            ended = self._resolve(key, monitor, segment, window, "open for a whole epoch; a new incident carries on")
             return [ended, self._open(key, version, monitor, segment, window, finding, patience)]
         return self._update(key, monitor, segment, window, finding)
 
@@ -207,7 +207,7 @@ class IncidentBook:
         name = incident_id(self.model, version, monitor, segment, epoch)
         columns = tuple(each.column for each in finding.evidence)
         self.opened[key] = _Open(
-            name, version, window[0], epoch, finding.severity, finding.cause, columns, finding.summary
+            name, version, window[0], window[1], finding.severity, finding.cause, columns, finding.summary
         )
         return self._alert(self.opened[key], "opened", monitor, segment, window, finding)
 

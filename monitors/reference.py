@@ -4,13 +4,14 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import fastavro
 import numpy as np
 
-from monitors.buckets import Floats, Kind
-from monitors.sketches import Sketches
+from monitors.buckets import Floats, Ints, Kind
+from monitors.sketches import ColumnSketch, Sketches
 
 __all__ = ["ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError"]
 
@@ -129,6 +130,20 @@ class Reference:
     def kinds(self) -> dict[str, Kind]:
         """Kind of each column: what :func:`monitors.sketches.sketch_batch` is to be told."""
         return {name: spec.kind for name, spec in self.columns.items()}
+
+    @cached_property
+    def usual(self) -> dict[str, ColumnSketch]:
+        """Each column of `merged`."""
+        return {name: self.merged.column(name) for name in self.merged.names}
+
+    @cached_property
+    def feeds(self) -> dict[str, Ints]:
+        """Positions, in `merged.names`, of the monitored columns of each source."""
+        positions: dict[str, list[int]] = {}
+        for c, name in enumerate(self.merged.names):
+            if self.columns[name].role == "monitored":
+                positions.setdefault(self.columns[name].source, []).append(c)
+        return {source: np.array(where) for source, where in sorted(positions.items())}
 
     def to_bytes(self) -> bytes:
         """Versioned Avro; equal references give equal bytes."""

@@ -21,6 +21,7 @@ categorical  the text itself, up to ``CATEGORIES_MAX`` in a cell. Beyond it thos
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -142,12 +143,12 @@ class Sketches:
     counts: Ints
     vocabulary: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def cells(self) -> Ints:
         """``tile * C + column`` of each bucket, shape (E,)."""
         return self.keys >> CODE_BITS
 
-    @property
+    @cached_property
     def codes(self) -> Ints:
         """Code of each bucket, shape (E,)."""
         return unpack_codes(self.keys)
@@ -171,13 +172,12 @@ class Sketches:
         """Only the tiles at these ascending positions."""
         at = np.asarray(positions, dtype=np.int64)
         width = len(self.names)
-        new = np.full(len(self.tiles) + 1, -1, dtype=np.int64)
-        new[at] = np.arange(len(at))
-        tile, column = np.divmod(self.cells, max(width, 1))
-        keep = new[tile] >= 0
-        keys = pack_keys(new[tile[keep]] * width + column[keep], self.codes[keep])
+        first = np.searchsorted(self.cells, at * width)
+        length = np.searchsorted(self.cells, (at + 1) * width) - first
+        kept = np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
+        moved = np.repeat((at - np.arange(len(at))) * width, length)
         picked = {name: getattr(self, name)[at] for name in _PER_TILE}
-        return _prune(replace(self, keys=keys, counts=self.counts[keep], **picked))
+        return replace(self, keys=self.keys[kept] - (moved << CODE_BITS), counts=self.counts[kept], **picked)
 
     def coarsen(self, tile_ms: int) -> "Sketches":
         """The same in longer tiles, a multiple of these.
@@ -206,10 +206,12 @@ class Sketches:
         if name not in self.names:
             raise SketchError(f"expected one of the columns {', '.join(self.names)}, got {name!r}")
         c = self.names.index(name)
-        mine = self.cells % len(self.names) == c
-        codes, inverse = np.unique(self.codes[mine], return_inverse=True)
-        counts = np.zeros(len(codes), dtype=np.int64)
-        np.add.at(counts, inverse, self.counts[mine])
+        if len(self.tiles) == 1:
+            mine = slice(*np.searchsorted(self.cells, [c, c + 1]))
+            codes, counts = self.codes[mine], self.counts[mine]
+        else:
+            every = np.flatnonzero(self.cells % len(self.names) == c)
+            codes, counts = count_keys(self.codes[every], self.counts[every])
         text = self.kinds[c] == "categorical"
         return ColumnSketch(
             kind=self.kinds[c],
@@ -230,7 +232,7 @@ class Sketches:
         """Versioned Avro, see :mod:`monitors.sketch_codec`. Equal sketches give equal bytes."""
         from monitors.sketch_codec import encode
 
-        return encode(self)
+        return encode(_prune(self))
 
     @staticmethod
     def from_bytes(payload: bytes) -> "Sketches":
@@ -349,7 +351,7 @@ def _combine(tile_ms: int, parts: Sequence[Sketches], starts: Sequence[Ints]) ->
     keys, offset = [], 0
     for part in parts:
         tile, column = np.divmod(part.cells, max(width, 1))
-        codes = part.codes
+        codes = part.codes.copy()
         if part.vocabulary != vocabulary:
             moved = np.array([position[text] for text in part.vocabulary], dtype=np.int64)
             texts = is_text[column]

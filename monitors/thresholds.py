@@ -2,8 +2,8 @@
 
 A fixed threshold (PSI > 0.2) sleeps on small windows and cries wolf on big ones, and says nothing of a column whose
 ordinary weeks differ. Here windows of whole days are drawn from the training span, in blocks of consecutive days so
-that autocorrelation and the daily round count, and each is compared with the days it left out (a circular block
-bootstrap: Politis and Romano 1992). A curve through the statistics found is read off far in its tail, where the number
+that autocorrelation and the round of the week count, and each is compared with the days it left out (a block
+bootstrap: Kuensch 1989). A curve through the statistics found is read off far in its tail, where the number
 of columns and windows of a year puts the stated number of false alarms.
 
 It is honest about seasons only as far as the training span is: a model of January learns what January's weeks do.
@@ -44,7 +44,8 @@ class Calibration:
     false_alarms_a_year : float
         Expected of each monitor (distances of all columns, losses) while nothing changes.
     distance_floor : float
-        Smallest threshold of any distance: less does no harm, however certain.
+        Smallest threshold of any distance: less does no harm, however certain. Schedules change with the seasons, by a
+        PSI of 0.05 to 0.13 in a year of flights.
     range_quantile, range_factor : float
         Range of a column: its median and `range_factor` times as far as the quantiles at `range_quantile` from either
         end. 4 times 0.5% leaves a clean year of flights within it (most outside in any 3 h with 60 rows: 5% for a mean
@@ -58,7 +59,7 @@ class Calibration:
     block_days: int = 3
     replicates: int = 500
     false_alarms_a_year: float = 1.0
-    distance_floor: float = 0.05
+    distance_floor: float = 0.1
     range_quantile: float = 0.005
     range_factor: float = 4.0
     data_window_hours: int = 3
@@ -115,15 +116,30 @@ def build_reference(
     )
 
 
-def draw_windows(days: int, settings: Calibration, random: np.random.Generator) -> Ints:
-    """How often each day is in each of `replicates` windows, shape (replicates, days): blocks of consecutive days."""
-    blocks = -(-settings.window_days // settings.block_days)
-    start = random.integers(0, days, (settings.replicates, blocks))
-    chosen = (start[:, :, None] + np.arange(settings.block_days)) % days
-    chosen = chosen.reshape(settings.replicates, -1)[:, : settings.window_days]
-    weights = np.zeros((settings.replicates, days), dtype=np.int64)
-    np.add.at(weights, (np.arange(settings.replicates)[:, None], chosen), 1)
-    return weights
+def draw_windows(days: Ints, settings: Calibration, random: np.random.Generator) -> Ints:
+    """How often each day is in each of `replicates` windows, shape (replicates, len(days)).
+
+    A window is filled with blocks of consecutive days, each from the weekday it stands for, so that a window of a week
+    has every weekday once, as real ones do.
+
+    Parameters
+    ----------
+    days : ndarray of int64
+        Day numbers, ascending, with or without gaps; a gap drawn is left empty.
+    settings : Calibration
+    random : numpy Generator
+    """
+    span = int(days[-1] - days[0]) + 1
+    weights = np.zeros((settings.replicates, span), dtype=np.int64)
+    row = np.arange(settings.replicates)
+    phase = random.integers(0, 7, settings.replicates)
+    for offset in range(0, settings.window_days, settings.block_days):
+        length = min(settings.block_days, settings.window_days - offset)
+        first = (phase + offset) % 7
+        start = first + 7 * random.integers(0, np.maximum((span - length - first) // 7 + 1, 1))
+        for i in range(length):
+            np.add.at(weights, (row, (start + i) % span), 1)
+    return weights[:, days - days[0]]
 
 
 def day_matrix(days: Sketches, name: str) -> npt.NDArray[np.int64]:
@@ -140,7 +156,7 @@ def day_matrix(days: Sketches, name: str) -> npt.NDArray[np.int64]:
 def _distance_nulls(
     columns: Mapping[str, ColumnSpec], days: Sketches, random: np.random.Generator, settings: Calibration
 ) -> dict[str, tuple[Null, ...]]:
-    inside = draw_windows(len(days.tiles), settings, random)
+    inside = draw_windows(days.tiles // DAY_MS, settings, random)
     outside = (inside == 0).astype(np.int64)
     monitored = sum(spec.role == "monitored" for spec in columns.values())
     tests = max(monitored, 1) * 3 * 365 / settings.window_days
@@ -170,11 +186,12 @@ def _log_normal(statistic: str, values: Floats, z: float, floor: float) -> Null:
     logs = np.log(np.maximum(values[np.isfinite(values)], 1e-6))
     center, spread = (float(logs.mean()), float(max(logs.std(), 1e-3))) if len(logs) else (0.0, 1.0)
     high = max(float(np.exp(center + z * spread)), float(np.exp(logs.max(initial=-np.inf))), floor)
+    high = high if statistic == "psi" else min(high, 1.0)
     return Null(statistic, center, spread, -np.inf, high, logarithmic=True)
 
 
 def _loss_nulls(days: Sketches, random: np.random.Generator, settings: Calibration) -> tuple[Null, ...]:
-    inside = draw_windows(len(days.tiles), settings, random)
+    inside = draw_windows(days.tiles // DAY_MS, settings, random)
     tests = len(LOSSES) * 365 / settings.window_days
     tail = min(settings.false_alarms_a_year / tests, 0.5)
     nulls = []
@@ -201,12 +218,9 @@ def _profile(columns: Mapping[str, ColumnSpec], features: Sketches, losses: Sket
     width = settings.data_window_hours
     hour = ((start // HOUR_MS) + np.arange(len(rows)))[width - 1 :] % 24
     window_rows, window_nulls = rolling_sum(rows, width), rolling_sum(nulls, width)
-    enough = window_rows >= settings.rows_min
-    rate = window_nulls[enough] / window_rows[enough, None]
-    rows_low, null_high = np.full(24, np.inf), np.full((24, len(columns)), -np.inf)
+    rows_low = np.full(24, np.inf)
     np.minimum.at(rows_low, hour, window_rows)
-    np.maximum.at(null_high, hour[enough], rate)
-    null_high = np.where(np.isinf(null_high), 1.0, null_high)
+    null_high = _usual_nulls(hour, window_rows, window_nulls, settings)
     labels = np.bincount(losses.tiles // HOUR_MS % 24, weights=losses.rows, minlength=24)
     label_days = max((int(losses.tiles[-1]) - int(losses.tiles[0])) / DAY_MS, 1.0)
     low, high = _ranges(columns, features, settings)
@@ -217,6 +231,20 @@ def _profile(columns: Mapping[str, ColumnSpec], features: Sketches, losses: Sket
         range_low=low,
         range_high=high,
     )
+
+
+def _usual_nulls(hour: Ints, rows: Ints, nulls: Ints, settings: Calibration) -> Floats:
+    """Largest null rate of a window by hour of the day, shape (24, C); of all days together where rows are few."""
+    enough = rows >= settings.rows_min
+    high = np.zeros((24, nulls.shape[1]))
+    np.maximum.at(high, hour[enough], nulls[enough] / rows[enough, None])
+    rows_pooled, nulls_pooled = np.zeros(24), np.zeros(high.shape)
+    np.add.at(rows_pooled, hour, rows)
+    np.add.at(nulls_pooled, hour, nulls)
+    pooled = np.where(
+        rows_pooled[:, None] >= settings.rows_min, nulls_pooled / np.maximum(rows_pooled, 1)[:, None], 1.0
+    )
+    return np.maximum(high, pooled)
 
 
 def rolling_sum(values: Ints, width: int) -> Ints:

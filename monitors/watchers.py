@@ -1,7 +1,7 @@
 """The four monitors, each a judgement of one window against a reference. No state, no time of their own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -10,11 +10,21 @@ import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints, bucket_values
 from monitors.incidents import Evidence, Finding, Severity
-from monitors.reference import ColumnSpec, Null, Reference
+from monitors.reference import Null, Reference
 from monitors.sketches import ColumnSketch, Sketches
 from monitors.statistics import distance, null_rate
 
-__all__ = ["DataSettings", "Result", "Window", "data_window", "feature_window", "performance_window", "stands_still"]
+__all__ = [
+    "DataSettings",
+    "Result",
+    "Tally",
+    "Window",
+    "data_window",
+    "feature_window",
+    "performance_window",
+    "stands_still",
+    "tally",
+]
 
 HOUR_MS: Final = 3_600_000
 
@@ -55,8 +65,9 @@ class DataSettings:
 
     Attributes
     ----------
-    rows_min : int
-        Fewest rows to judge by. At night 13 come in three hours; the last window of an evening has about 50.
+    rows_min, rows_few : int
+        Fewest rows to judge by. At night 13 come in three hours; the last window of an evening has about 50. From
+        `rows_few` on, two columns beyond `sure` are enough.
     likely, sure : float
         Two columns of a feed beyond `likely`, or one beyond `sure`, convict it. One alone is not enough: before dawn a
         single straggler of last night is all that an airport's 3-hour mean knows, up to 58% of a window's rows. Shares
@@ -76,6 +87,7 @@ class DataSettings:
     """
 
     rows_min: int = 40
+    rows_few: int = 10
     likely: float = 0.3
     sure: float = 0.7
     volume: float = 0.5
@@ -86,17 +98,44 @@ class DataSettings:
     columns_reported: int = 3
 
 
+_STATISTICS: Final = ("null_rate", "outside_range", "unseen")
+
+
 @dataclass(frozen=True)
-class _Shares:
-    """Per column: share of rows or values at fault, and what the reference has at the hour."""
+class Tally:
+    """Per tile, what a data window adds up.
 
-    statistic: str
-    value: Floats
-    usual: Floats
+    Attributes
+    ----------
+    tiles, rows : ndarray of int64, shape (T,)
+    faults : ndarray of int64, shape (T, 3, C)
+        Rows of each column that are null, outside its range, of a category unheard of.
+    """
 
-    @property
-    def excess(self) -> Floats:
-        return self.value - self.usual
+    tiles: Ints
+    rows: Ints
+    faults: Ints
+
+    def between(self, start_ms: int, end_ms: int) -> "Tally":
+        """Only the tiles that start in [start_ms, end_ms)."""
+        first, last = np.searchsorted(self.tiles, [start_ms, end_ms])
+        return Tally(self.tiles[first:last], self.rows[first:last], self.faults[first:last])
+
+
+def tally(hours: Sketches, reference: Reference) -> Tally:
+    """Count what is out of order in each tile, in the order of the reference's columns."""
+    width, profile = len(hours.names), reference.profile
+    column, codes = hours.cells % width, hours.codes
+    kinds = np.array([("numeric", "score", "categorical").index(kind) for kind in hours.kinds])[column]
+    values = np.where(kinds == 1, bucket_values(codes, "score"), bucket_values(codes, "numeric"))
+    outside = (kinds < 2) & ((values < profile.range_low[column]) | (values > profile.range_high[column]))
+    unseen = _unseen(hours, column, codes, kinds == 2, reference)
+    cells = len(hours.tiles) * width
+    counted = [
+        np.bincount(hours.cells[hit], hours.counts[hit], cells).astype(np.int64).reshape(-1, width)
+        for hit in (outside, unseen)
+    ]
+    return Tally(hours.tiles, hours.rows, np.stack([hours.nulls, *counted], axis=1))
 
 
 def stands_still(labels: Mapping[int, int], hour_ms: int, reference: Reference, settings: DataSettings) -> bool:
@@ -119,14 +158,21 @@ def stands_still(labels: Mapping[int, int], hour_ms: int, reference: Reference, 
 
 
 def data_window(
-    window: Sketches | None, end_ms: int, still: bool, reference: Reference, settings: DataSettings
+    window: Tally,
+    sketches: Callable[[], Sketches],
+    end_ms: int,
+    still: bool,
+    reference: Reference,
+    settings: DataSettings,
 ) -> tuple[tuple[Result, ...], dict[str, Finding]]:
     """Judge the newest few hours: one finding for each feed, and one (of segment "") for the number of requests.
 
     Parameters
     ----------
-    window : Sketches or None
-        Its tiles; None for no rows.
+    window : Tally
+        Of the tiles of the window.
+    sketches : callable
+        Their sketches, asked for where a feed is at fault.
     end_ms : int
         End of the window, the end of an hour.
     still : bool
@@ -135,28 +181,60 @@ def data_window(
     settings : DataSettings
     """
     hour = (end_ms // HOUR_MS - 1) % 24
-    rows = 0 if window is None else int(window.rows.sum())
-    volume, results = _volume(rows, float(reference.profile.rows_low[hour]), still, settings)
+    rows = int(window.rows.sum())
+    volume, results = _volume(rows, float(reference.profile.rows_low[hour]), settings)
     findings = {"": volume}
-    sources = sorted({spec.source for spec in reference.columns.values() if spec.role == "monitored"})
-    if window is None or rows < settings.rows_min:
-        return results, findings | {source: Finding(None) for source in sources}
-    shares = _shares(window, rows, hour, reference)
-    for source in sources:
-        columns = [c for c, name in enumerate(window.names) if _watched(reference.columns[name], source)]
-        found, fired = _feed(source, columns, shares, still, window, reference, settings)
-        findings[source] = fired
-        results += found
-    quiet = sorted((each for each in results if not each.fired), key=lambda r: r.threshold - r.value)
-    loud = [each for each in results if each.fired]
-    return (*loud, *quiet[: settings.columns_reported]), findings
+    if rows < settings.rows_few:
+        return results, findings | {source: Finding(None) for source in reference.feeds}
+    value = window.faults.sum(axis=0) / rows
+    usual = np.zeros_like(value)
+    usual[0] = reference.profile.null_high[hour]
+    excess = value - usual
+    if still:
+        excess[0] = 0.0
+    for source, columns in reference.feeds.items():
+        suspects = (
+            [
+                (reference.merged.names[c], _STATISTICS[i], float(value[i, c]), float(usual[i, c]) + settings.likely)
+                for i in range(len(_STATISTICS))
+                for c in columns
+                if excess[i, c] > settings.likely
+            ]
+            if excess[:, columns].max() > settings.likely
+            else []
+        )
+        sure = {name for name, _, share, threshold in suspects if share - threshold > settings.sure - settings.likely}
+        several = len({name for name, *_ in suspects}) > 1
+        fired = len(sure) > 1 if rows < settings.rows_min else bool(sure) or several
+        if fired:
+            findings[source] = _convict(source, columns, suspects, sketches(), reference, settings)
+            results += tuple(
+                Result(name, source, statistic, share, threshold, None, rows, True)
+                for name, statistic, share, threshold in suspects
+            )
+        else:
+            findings[source] = Finding(False if rows >= settings.rows_min else None)
+    return results + _nearest(value, usual, rows, {each.column for each in results}, reference, settings), findings
 
 
-def _watched(spec: ColumnSpec, source: str) -> bool:
-    return spec.role == "monitored" and spec.source == source
+def _nearest(
+    value: Floats, usual: Floats, rows: int, told: set[str], reference: Reference, settings: DataSettings
+) -> tuple[Result, ...]:
+    """The columns that came nearest to a fault without one."""
+    results: list[Result] = []
+    for at in np.argsort((usual - value).ravel(), kind="stable"):
+        i, c = divmod(int(at), value.shape[1])
+        name = reference.merged.names[c]
+        if len(results) == settings.columns_reported or value[i, c] == 0:
+            break
+        if reference.columns[name].role == "monitored" and name not in told:
+            threshold = min(float(usual[i, c]) + settings.likely, 1.0)
+            source = reference.columns[name].source
+            results.append(Result(name, source, _STATISTICS[i], float(value[i, c]), threshold, None, rows, False))
+    return tuple(results)
 
 
-def _volume(rows: int, usual: float, still: bool, settings: DataSettings) -> tuple[Finding, tuple[Result, ...]]:
+def _volume(rows: int, usual: float, settings: DataSettings) -> tuple[Finding, tuple[Result, ...]]:
     least = settings.volume * usual
     if usual < settings.rows_min:
         return Finding(None), ()
@@ -165,22 +243,6 @@ def _volume(rows: int, usual: float, still: bool, settings: DataSettings) -> tup
     evidence = (Evidence("", "rows", float(rows), least, 1.0),)
     summary = f"Only {rows} requests where the quietest day had {usual:.0f}: the feed of requests is at fault."
     return Finding(fired, "critical", "data", summary, evidence) if fired else Finding(False), (result,)
-
-
-def _shares(window: Sketches, rows: int, hour: int, reference: Reference) -> list[_Shares]:
-    width, profile = len(window.names), reference.profile
-    nulls = window.nulls.sum(axis=0)
-    column, codes = window.cells % width, window.codes
-    kinds = np.array([("numeric", "score", "categorical").index(kind) for kind in window.kinds])[column]
-    values = np.where(kinds == 1, bucket_values(codes, "score"), bucket_values(codes, "numeric"))
-    outside = (kinds < 2) & ((values < profile.range_low[column]) | (values > profile.range_high[column]))
-    unseen = _unseen(window, column, codes, kinds == 2, reference)
-    zero = np.zeros(width)
-    return [
-        _Shares("null_rate", nulls / rows, profile.null_high[hour]),
-        _Shares("outside_range", np.bincount(column, window.counts * outside, width) / rows, zero),
-        _Shares("unseen", np.bincount(column, window.counts * unseen, width) / rows, zero),
-    ]
 
 
 def _unseen(
@@ -197,51 +259,27 @@ def _unseen(
     return text & ~known
 
 
-def _feed(
+def _convict(
     source: str,
-    columns: Sequence[int],
-    shares: Sequence[_Shares],
-    still: bool,
+    columns: Ints,
+    suspects: Sequence[tuple[str, str, float, float]],
     window: Sketches,
     reference: Reference,
     settings: DataSettings,
-) -> tuple[tuple[Result, ...], Finding]:
-    """Whether one feed is at fault, and what says so."""
-    rows = int(window.rows.sum())
-    suspects = [
-        (window.names[c], each.statistic, float(each.value[c]), float(each.usual[c]))
-        for each in shares
-        for c in columns
-        if each.excess[c] > settings.likely and not (still and each.statistic == "null_rate")
-    ]
-    certain = any(value - usual > settings.sure for _, _, value, usual in suspects)
-    fired = certain or len({name for name, *_ in suspects}) > 1
-    named = {(name, statistic) for name, statistic, *_ in suspects} if fired else set()
-    results = []
-    for each in shares:
-        for c in columns:
-            threshold = min(float(each.usual[c]) + settings.likely, 1.0)
-            hit = (window.names[c], each.statistic) in named
-            if hit or each.value[c] > 0:
-                value = float(each.value[c])
-                results.append(Result(window.names[c], source, each.statistic, value, threshold, None, rows, hit))
-    if not fired:
-        return tuple(results), Finding(False)
-    evidence = [(name, statistic, value, usual + settings.likely) for name, statistic, value, usual in suspects]
-    evidence += _companions(columns, {name for name, *_ in suspects}, window, reference, settings)
-    return tuple(results), Finding(
-        True, "critical", "data", _sentence(source, suspects, window, reference), _weigh(evidence)
-    )
+) -> Finding:
+    """One feed is at fault: what says so, and what else of it looks odd."""
+    evidence = [*suspects, *_companions(columns, {name for name, *_ in suspects}, window, reference, settings)]
+    return Finding(True, "critical", "data", _sentence(source, suspects, window, reference), _weigh(evidence))
 
 
 def _companions(
-    columns: Sequence[int], named: set[str], window: Sketches, reference: Reference, settings: DataSettings
+    columns: Ints, named: set[str], window: Sketches, reference: Reference, settings: DataSettings
 ) -> list[tuple[str, str, float, float]]:
     """Other columns of a convicted feed that are far from the reference, though each of their values is possible."""
     found = []
     for name in sorted({window.names[c] for c in columns} - named):
         statistic = "tv" if reference.columns[name].kind == "categorical" else "ks"
-        value = distance(statistic, reference.merged.column(name), window.column(name))
+        value = distance(statistic, reference.usual[name], window.column(name))
         if value > settings.companion:
             found.append((name, statistic, value, settings.companion))
     return found
@@ -265,7 +303,7 @@ def _sentence(
         return f"{feed} has fallen silent while labels still arrive: no values in {names}."
     if kinds == {"unseen"}:
         return f"{feed} sends categories never seen before in {names}."
-    scale = [_scale(reference.merged.column(name), window.column(name)) for name, kind, *_ in suspects
+    scale = [_scale(reference.usual[name], window.column(name)) for name, kind, *_ in suspects
              if kind == "outside_range"]  # fmt: skip
     factor = float(np.median([each for each in scale if each > 0] or [0.0]))
     unit = f"; they are about {factor:.0f} times as large as usual, as of another unit" if factor > 5 else ""
@@ -291,7 +329,7 @@ def feature_window(window: Sketches, reference: Reference, rows_min: int) -> tup
     whole, results = window.collapse(), []
     rows = int(whole.rows.sum())
     for name in whole.names:
-        usual, found = reference.merged.column(name), whole.column(name)
+        usual, found = reference.usual[name], whole.column(name)
         for null in reference.nulls[name]:
             if null.statistic == "null_rate":
                 value, count = abs(null_rate(found) - null_rate(usual)), rows
