@@ -1,0 +1,410 @@
+"""From a retraining event to one training run and its decision.
+
+``python -m jobs.retraining.consumer --kafka HOST:PORT --clickhouse URL --home DIRECTORY``
+
+:func:`jobs.retraining.claims.next_step` says what comes next for an incident, :class:`Retrainer` does it, :func:`run`
+feeds it. Within a region the consumer group gives the events to one process at a time; one that was cut off and comes
+back is fenced by its transactional id; and whatever either has begun, the backend has one run an incident.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from confluent_kafka import TopicPartition
+
+from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
+from jobs.retraining.backends.base import Backend, BackendError, ConflictError, Submission, payload_hash
+from jobs.retraining.backends.local import LocalBackend
+from jobs.retraining.claims import UNKNOWN, Claims, next_step
+from jobs.retraining.payload import Archive, Places, training_payload
+from monitors.policy import DEFAULT_POLICY, Policy, PolicyError, load_policy
+from schemas.codec import DecodeError
+
+__all__ = ["Preparation", "Retrainer", "Sources", "decision_record", "main", "run"]
+
+EVENTS, SUBMISSIONS, DECISIONS = "retraining.events", "submissions", "models.decisions"
+GROUP = "headwater-retraining"
+PRIOR = "prior"
+EPOCH = 1
+NAN = float("nan")
+
+
+class Preparation(Protocol):
+    """What a run needs before it can start."""
+
+    def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """The payload of the event's run; the same whenever it is asked for."""
+
+    def missing(self, event: Mapping[str, Any]) -> list[str]:
+        """What the run would not find yet, in words."""
+
+
+@dataclass
+class _Incident:
+    event: Mapping[str, Any]
+    payload: dict[str, Any]
+    since: float
+    run: Any = UNKNOWN
+    told: str = ""
+    look_at: float = 0.0
+
+
+class Retrainer:
+    """Carries out incidents; holds nothing that the topics and the backend could not tell again.
+
+    Parameters
+    ----------
+    backend : Backend
+    preparation : Preparation
+    publish : callable
+        Writes records, all or none.
+    log : callable
+    epoch : int
+    clock : callable
+        Wall time in seconds.
+    prepare_seconds : float
+        How long to wait for what a run needs before the incident is given up.
+    concurrency : int
+        Runs of one model under way at a time; others wait their turn.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        preparation: Preparation,
+        publish: Callable[[Sequence[Publish]], None],
+        log: Callable[[Mapping[str, Any]], None],
+        epoch: int = EPOCH,
+        clock: Callable[[], float] = time.time,
+        prepare_seconds: float = 600.0,
+        concurrency: int = 1,
+    ) -> None:
+        self.backend, self.preparation, self.epoch = backend, preparation, epoch
+        self._publish, self._log, self._clock = publish, log, clock
+        self._prepare_seconds, self._concurrency = prepare_seconds, concurrency
+        self.claims = Claims()
+        self._active: dict[str, _Incident] = {}
+
+    def recover(self, submissions: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what ``submissions`` holds; first of all."""
+        for each in submissions:
+            self.claims.take(each)
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """A record of ``retraining.events``; one that has come before changes nothing."""
+        key, claim = event["incident_id"], self.claims.get(event["incident_id"])
+        if key in self._active or (claim is not None and claim.is_settled):
+            return
+        self._active[key] = _Incident(event, self.preparation.payload(event), self._clock())
+
+    @property
+    def active(self) -> set[str]:
+        """Incidents that are not settled."""
+        return set(self._active)
+
+    def tick(self) -> None:
+        """Take every incident as far as it goes without waiting."""
+        for key, incident in list(self._active.items()):
+            while self._step(key, incident):
+                pass
+
+    def _step(self, key: str, incident: _Incident) -> bool:
+        """One step; whether another may follow at once."""
+        wanted = payload_hash(incident.payload)
+        step = next_step(self.claims.get(key), incident.run, self.epoch, wanted)
+        if step == "intend":
+            self._record(incident, "intent", None, wanted)
+        elif step == "find":
+            incident.run = self.backend.find(key)
+        elif step == "submit":
+            return self._submit(key, incident)
+        elif step == "accept":
+            self._record(incident, "accepted", incident.run.submission_id, wanted)
+        elif step == "wait":
+            incident.run = UNKNOWN
+            return False
+        elif step == "settle":
+            self._settle(key, incident, incident.run)
+        elif step in ("conflict", "vanished"):
+            found = f"one with payload {incident.run.payload_hash[:12]}" if incident.run else "none"
+            self._give_up(key, incident, f"expected the backend to have a run with {wanted[:12]}, found {found}")
+        else:
+            self._log({"incident_id": key, "step": step})
+            del self._active[key]
+        return key in self._active
+
+    def _submit(self, key: str, incident: _Incident) -> bool:
+        now = self._clock()
+        if incident.run is None:
+            if now < incident.look_at or self._is_full(incident.event["model"]):
+                return False
+            if missing := self.preparation.missing(incident.event):
+                incident.look_at = now + 0.2
+                if now - incident.since > self._prepare_seconds:
+                    waited = f"{self._prepare_seconds:.0f} s"
+                    self._give_up(key, incident, f"expected the training set to be complete within {waited}: {missing}")
+                elif incident.told != missing[0]:
+                    incident.told = missing[0]
+                    self._log({"incident_id": key, "step": "prepare", "missing": missing})
+                return False
+        try:
+            incident.run = self.backend.submit(key, incident.payload)
+        except ConflictError as exc:
+            self._give_up(key, incident, str(exc))
+            return False
+        self._log({"incident_id": key, "step": "submit", "attempt": incident.run.attempts, "state": incident.run.state})
+        # A run that cannot be started now is tried again with the next tick.
+        return bool(incident.run.state != "lost")
+
+    def _is_full(self, model: str) -> bool:
+        claims = [self.claims.get(key) for key, each in self._active.items() if each.event["model"] == model]
+        return len([each for each in claims if each and each.status == "accepted"]) >= self._concurrency
+
+    def _settle(self, key: str, incident: _Incident, found: Submission) -> None:
+        if found.state == "succeeded" and found.result is not None:
+            record = decision_record(incident.event, incident.payload, found.result)
+            self._finish(key, incident, "succeeded", str(found.result.get("uri") or ""), record, found.payload_hash)
+        else:
+            status = "cancelled" if found.state == "cancelled" else "failed"
+            reason = found.detail or f"the run {found.state}"
+            record = decision_record(incident.event, incident.payload, {"reason": reason})
+            self._finish(key, incident, status, reason, record, found.payload_hash)
+
+    def _give_up(self, key: str, incident: _Incident, reason: str) -> None:
+        record = decision_record(incident.event, incident.payload, {"reason": reason})
+        self._finish(key, incident, "failed", reason, record, payload_hash(incident.payload))
+
+    def _finish(
+        self, key: str, incident: _Incident, status: str, detail: str, decision: dict[str, Any], found_hash: str
+    ) -> None:
+        """Outcome and decision become known together."""
+        claim = self.claims.get(key)
+        submission_id = claim.submission_id if claim else None
+        self._record(incident, status, submission_id, found_hash, detail, Publish(DECISIONS, decision))
+        del self._active[key]
+
+    def _record(
+        self,
+        incident: _Incident,
+        status: str,
+        submission_id: str | None,
+        found_hash: str,
+        detail: str | None = None,
+        *others: Publish,
+    ) -> None:
+        record = {
+            "incident_id": incident.event["incident_id"],
+            "model": incident.event["model"],
+            "backend": self.backend.name,
+            "submission_id": submission_id,
+            "epoch": self.epoch,
+            "status": status,
+            "payload_hash": found_hash,
+            "event_time": incident.event["event_time"],
+            "recorded_at": round(self._clock() * 1000),
+            "detail": detail,
+        }
+        self._publish([*others, Publish(SUBMISSIONS, record)])
+        self.claims.take(record)
+        self._log({"incident_id": record["incident_id"], "step": status, "detail": detail})
+
+
+def decision_record(event: Mapping[str, Any], payload: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of ``models.decisions`` for a run's result; a run without figures is a refusal with its reason."""
+    champion = payload.get("champion") or {}
+
+    def figure(name: str) -> float | None:
+        return None if result.get(name) is None else float(result[name])
+
+    challenger = {name: figure(f"challenger_{name}") for name in ("log_loss", "auc")}
+    return {
+        "incident_id": event["incident_id"],
+        "model": event["model"],
+        "decision": "promoted" if result.get("decision") == "promoted" else "refused",
+        "champion_version": champion.get("version", PRIOR),
+        "challenger_version": str(result.get("version") or ""),
+        "champion_log_loss": figure("champion_log_loss"),
+        "challenger_log_loss": NAN if challenger["log_loss"] is None else challenger["log_loss"],
+        "champion_auc": figure("champion_auc"),
+        "challenger_auc": NAN if challenger["auc"] is None else challenger["auc"],
+        "margin": float(payload["margin"]),
+        "held_out_rows": int(result.get("held_out_rows") or 0),
+        "reason": str(result.get("reason") or ""),
+        "event_time": event["event_time"],
+    }
+
+
+class Sources:
+    """Preparation from Kafka's topics and ClickHouse.
+
+    Parameters
+    ----------
+    kafka : str
+        ``host:port``.
+    policy : Policy
+    places : Places
+    labels : str
+        Topic of the outcomes.
+    """
+
+    def __init__(self, kafka: str, policy: Policy, places: Places, labels: str) -> None:
+        self.kafka, self.policy, self.places, self.labels = kafka, policy, places, labels
+        self._archive = Archive(kafka, places.clickhouse)
+        self._ends: dict[str, dict[tuple[str, int], int]] = {}
+
+    def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`Preparation`."""
+        return training_payload(self.kafka, event, self.policy, self.places, EPOCH)
+
+    def missing(self, event: Mapping[str, Any]) -> list[str]:
+        """See :class:`Preparation`: everything Kafka held at the first look has to be in ClickHouse."""
+        key = event["incident_id"]
+        if key not in self._ends:
+            self._ends[key] = self._archive.ends((f"predictions.{event['model']}", self.labels))
+        found = self._archive.lag(self._ends[key])
+        if not found:
+            del self._ends[key]
+        return found
+
+
+class _Progress:
+    """Offsets of events under way: what may be committed is what lies before the first that is not settled."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[tuple[str, int, int], str] = {}
+        self._next: dict[tuple[str, int], int] = {}
+
+    def begin(self, place: tuple[str, int], offset: int, incident_id: str) -> None:
+        self._under_way[(*place, offset)] = incident_id
+        self._next[place] = offset + 1
+
+    def done(self, active: set[str]) -> list[TopicPartition]:
+        self._under_way = {key: each for key, each in self._under_way.items() if each in active}
+        first = dict(self._next)
+        for topic_name, part, offset in self._under_way:
+            first[topic_name, part] = min(first[topic_name, part], offset)
+        return [TopicPartition(name, part, offset) for (name, part), offset in first.items()]
+
+
+def run(
+    kafka: str,
+    make: Callable[[Callable[[Sequence[Publish]], None]], Retrainer],
+    stopped: Callable[[], bool],
+    log: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Take retraining events as long as the group gives them, and carry them out.
+
+    Parameters
+    ----------
+    kafka : str
+        ``host:port``.
+    make : callable
+        From a way to publish to a :class:`Retrainer`; called each time the group gives us the events.
+    stopped : callable
+    log : callable
+
+    Raises
+    ------
+    FencedError
+        Where another process has taken over.
+    BrokerError
+    """
+    consumer = reader(kafka, GROUP, session_timeout_ms=6000, max_poll_interval_ms=300_000)
+    owned: list[bool] = []
+    consumer.subscribe([EVENTS], on_assign=lambda *_: owned.append(True), on_revoke=lambda *_: owned.clear())
+    retrainer: Retrainer | None = None
+    progress, committed = _Progress(), list[TopicPartition]()
+    try:
+        while not stopped():
+            messages = consumer.consume(1, 0.1) + consumer.consume(100, 0)
+            if not owned:
+                retrainer = None
+                continue
+            if retrainer is None:
+                # 1. Who had the events before can write no more; what they wrote is all there.
+                writer = Writer(kafka, GROUP)
+                retrainer, progress, committed = make(writer.publish), _Progress(), []
+                submissions = TopicLog(kafka, [SUBMISSIONS])
+                retrainer.recover(record for _, record in submissions.to_end())
+                submissions.close()
+                log({"state": "owner"})
+            # 2. Events become claims, claims runs, runs decisions.
+            _take(retrainer, progress, messages, log)
+            retrainer.tick()
+            # 3. Only what is settled is behind us.
+            if (offsets := progress.done(retrainer.active)) != committed:
+                consumer.commit(offsets=offsets, asynchronous=False)
+                committed = offsets
+    finally:
+        consumer.close()
+
+
+def _take(
+    retrainer: Retrainer, progress: _Progress, messages: list[Any], log: Callable[[Mapping[str, Any]], None]
+) -> None:
+    for each in messages:
+        if each.error() is not None and each.error().fatal():
+            raise BrokerError(f"expected retraining events, got {each.error()}")
+        if each.error() is not None or each.value() is None:
+            continue
+        try:
+            event = decode(EVENTS, each.value())
+        except DecodeError as exc:
+            log({"undecodable": f"{each.topic()}-{each.partition()}@{each.offset()}", "error": str(exc)})
+            continue
+        progress.begin((str(each.topic()), int(each.partition())), int(each.offset()), event["incident_id"])
+        retrainer.on_event(event)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    given = os.environ.get
+    parser = argparse.ArgumentParser(prog="jobs.retraining.consumer", description=(__doc__ or "").splitlines()[0])
+    for name, metavar in (("kafka", "HOST:PORT"), ("clickhouse", "URL"), ("home", "DIRECTORY")):
+        default = given(f"HEADWATER_{name.upper()}")
+        parser.add_argument(f"--{name}", default=default, required=default is None, metavar=metavar)
+    parser.add_argument("--policy", default=DEFAULT_POLICY, help="YAML; default: the one of the flights")
+    parser.add_argument("--mlflow", help="tracking URI; default: sqlite under the home directory")
+    parser.add_argument("--labels", default="flights.arrivals", help="topic of the outcomes")
+    parser.add_argument("--command", nargs="+", default=[sys.executable, "-m", "jobs.training"], help="what trains")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when told to stop, 1 where Kafka or the policy fails, 3 when superseded by another consumer."""
+    args = _arguments(argv)
+    stops: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: stops.append(number))
+    home = Path(args.home).absolute()
+    places = Places(args.clickhouse, args.mlflow or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}", str(home / "models"))
+    backend = LocalBackend(home / "runs", args.command)
+    try:
+        policy = load_policy(args.policy)
+        sources = Sources(args.kafka, policy, places, args.labels)
+
+        def make(publish: Callable[[Sequence[Publish]], None]) -> Retrainer:
+            return Retrainer(backend, sources, publish, _print, concurrency=policy.concurrency)
+
+        run(args.kafka, make, lambda: bool(stops), _print)
+    except (BrokerError, BackendError, PolicyError) as exc:
+        print(f"retraining: {exc}", file=sys.stderr)  # noqa: T201
+        return 3 if isinstance(exc, FencedError) else 1
+    finally:
+        backend.close()
+    return 0
+
+
+def _print(line: Mapping[str, Any]) -> None:
+    print(json.dumps({"at": round(time.time(), 3), **line}), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
