@@ -34,7 +34,8 @@ def reader(kafka: str) -> Consumer:
             # At the default of 1 s, a reader that empties its queue faster than that mostly waits: 8 s a million.
             "fetch.queue.backoff.ms": 5,
             "queued.max.messages.kbytes": 65_536,
-            "logger": None,
+            # A broker that is away is told to the caller; librdkafka would print every refused connection.
+            "log_level": 0,
         }
     )
 
