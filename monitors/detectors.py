@@ -61,6 +61,7 @@ class SequentialDetector:
         """Hear one value; whether the series has changed. After a change it begins again with this value."""
         if len(self.values) >= VALUES_MAX:
             self.reset()
+        value = float(value)
         self.values.append(value)
         self._detector.update(value)
         if self._detector.drift_detected:
