@@ -102,6 +102,8 @@ def client_environ(home: Home) -> dict[str, str]:
     """
     return {
         "JAVA_HOME": str(java_home()),
+        # Else PyFlink may run a job's functions in this client, as for a cluster of its own, and die with it.
+        "_python_worker_execution_mode": "process",
         "FLINK_CONF_DIR": str(home.path("flink", "conf")),
         "FLINK_LOG_DIR": str(home.path("flink", "log")),
         "HADOOP_CLASSPATH": os.pathsep.join(map(str, cluster_jars())),

@@ -204,7 +204,7 @@ def _fetch_one(jar: Jar, context: "MavenContext", store: Path) -> None:
         try:
             context.resolver.download(context.create_dependency(jar.coordinate).artifact)
         except (OSError, RuntimeError) as exc:  # requests' errors are OSErrors; jgo raises RuntimeError on a 404
-            reason = f"{type(exc).__name__}: {exc}"
+            reason = f"{type(exc).__name__}: {str(exc).rpartition('Caused by ')[2][:200]}"
             continue
         if not jar.intact(staged):
             reason = f"the SHA-256 of what came is not {jar.sha256}, which jars.lock asks for"

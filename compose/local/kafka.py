@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -169,7 +170,7 @@ def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
     Returns
     -------
     list of str
-        Names of the topics that were not there before.
+        Names of the topics that were not there before. All can be written and read by the time it returns.
 
     Raises
     ------
@@ -204,4 +205,21 @@ def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker
                 raise PlatformError(f"Kafka at {address} would not create the topic {name}: {exc}") from exc
+    _await_leaders(admin, address, wanted)
     return created
+
+
+def _await_leaders(admin: "AdminClient", address: str, names: Iterable[str]) -> None:
+    """Return once the broker, which hears of new topics from the controller, can serve them all."""
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        there = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+        led = {name for name, topic in there.items() if all(each.leader >= 0 for each in topic.partitions.values())}
+        if not (lacking := set(names) - led):
+            return
+        if time.monotonic() > deadline:
+            raise PlatformError(
+                f"Kafka at {address} has no leader for {', '.join(sorted(lacking))} after {ADMIN_TIMEOUT_S} s. "
+                "`headwater logs kafka` says why."
+            )
+        time.sleep(0.05)
