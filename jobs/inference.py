@@ -12,13 +12,14 @@ from pyflink.table import DataTypes, StreamTableEnvironment
 from pyflink.table.udf import ScalarFunction, udf
 
 from features.compiler.service import ModelInputs
+from jobs.evaluation import last_of_each
 from jobs.serving import Scorer
+from monitors.evaluate import TILE_MS
 from monitors.sketches import Kind, sketch_batch
 
 __all__ = ["Inference", "register_inference"]
 
 SCORE = "score"
-TILE_MS = 3_600_000
 
 
 class Inference(ScalarFunction):
@@ -52,19 +53,18 @@ class Inference(ScalarFunction):
         prior: pd.Series,
         *columns: pd.Series,
     ) -> pd.DataFrame:
-        """One row a request: probability, and on the last row of each version the sketch of its rows."""
+        """One row a request: probability, and on the last request of each version the sketch of its rows."""
         assert self._scorer is not None  # open() came first
         frame = pd.DataFrame(dict(zip(self.columns, columns, strict=True)))
         probability = self._scorer.score(frame, version.to_numpy(), uri.to_numpy(), prior.to_numpy(dtype=float))
         rows = np.zeros(len(frame), dtype=np.int32)
         sketches = np.full(len(frame), None, dtype=object)
         asked = request_id.notna().to_numpy()  # progress rows are scored with the rest, and counted nowhere
-        for each in pd.unique(version):
-            mine = np.flatnonzero((version == each).to_numpy())
+        for _, mine in last_of_each(version):
             counted = mine[asked[mine]]
             if len(counted):
-                rows[mine[-1]] = len(counted)
-                sketches[mine[-1]] = self._sketch(frame, probability, seconds.to_numpy(), counted)
+                rows[counted[-1]] = len(counted)
+                sketches[counted[-1]] = self._sketch(frame, probability, seconds.to_numpy(), counted)
         return pd.DataFrame({"probability": probability, "sketch_rows": rows, "sketch": sketches})
 
     def _sketch(self, frame: pd.DataFrame, probability: Any, seconds: Any, rows: Any) -> bytes:

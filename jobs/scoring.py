@@ -17,7 +17,7 @@ from features.compiler.service import ModelInputs, column_of, prediction_topic, 
 from features.compiler.topics import feature_topic, join_key_fields, value_fields
 from jobs.features import declare_source
 from jobs.inference import register_inference
-from jobs.tables import Broker, avro_columns, sink, versioned_source
+from jobs.tables import Broker, avro_columns, epoch_seconds, sink, versioned_source
 from schemas.topics import topic
 
 __all__ = ["build"]
@@ -70,8 +70,7 @@ def as_of(inputs: ModelInputs) -> str:
 def inferred(inputs: ModelInputs) -> str:
     """Every seen request with its probability; the last row of a batch also carries the batch's sketch."""
     arguments = ", ".join(f"`{name}`" for name in ("model_version", "model_uri", inputs.prior, *inputs.columns))
-    seconds = "CAST(TIMESTAMPDIFF(SECOND, TO_TIMESTAMP_LTZ(0, 3), `rowtime`) AS BIGINT)"
-    call = f"infer(`request_id`, {seconds}, {arguments})"
+    call = f"infer(`request_id`, {epoch_seconds('`rowtime`')}, {arguments})"
     kept = [name for name in avro_columns(prediction_topic(inputs).schema) if name not in _COMPUTED]
     names = ", ".join(f"`{name}`" for name in kept)
     return (

@@ -1,4 +1,4 @@
-"""``python -m jobs.submit JOB``: build one of the Flink jobs and send it to a cluster; prints ``{"job", "id"}``.
+"""``python -m jobs.submit JOB...``: build Flink jobs and send them to a cluster; prints ``{"job", "id"}`` for each.
 
 A process of its own: PyFlink starts a Java gateway that lives as long as its process. ``headwater submit`` calls it
 with the addresses of the platform; by hand, give them as options or ``HEADWATER_*`` variables.
@@ -6,9 +6,9 @@ with the addresses of the platform; by hand, give them as options or ``HEADWATER
 
 import json
 import os
-import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -20,7 +20,7 @@ from features.compiler.topics import UnsupportedViewError
 from jobs.cluster import Cluster, send, stream_environment
 from jobs.tables import Broker
 
-__all__ = ["main"]
+__all__ = ["Plan", "build", "main"]
 
 # Event time that one topic may be ahead of another: enough to keep batches full at replay speed, little enough that
 # joins hold days and not months.
@@ -29,7 +29,7 @@ REPO = Path(__file__).parents[1] / "features"
 
 
 @click.command()
-@click.argument("job", type=click.Choice(["features", "scoring", "drift"]))
+@click.argument("jobs", nargs=-1, required=True, type=click.Choice(["features", "scoring", "drift"]))
 @click.option("--kafka", envvar="HEADWATER_KAFKA", required=True, help="Kafka's host:port.")
 @click.option("--flink", envvar="HEADWATER_FLINK", required=True, help="REST address of the Flink cluster.")
 @click.option("--home", envvar="HEADWATER_HOME", type=Path, required=True, help="Where models and stores are.")
@@ -38,9 +38,9 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
-@click.option("--from-checkpoint", default="", help="Checkpoint or savepoint to start from.")
+@click.option("--from-checkpoint", "starts", multiple=True, metavar="JOB=PATH", help="Checkpoint a job starts from.")
 def main(
-    job: str,
+    jobs: Sequence[str],
     kafka: str,
     flink: str,
     home: Path,
@@ -49,47 +49,52 @@ def main(
     service: str,
     mode: str,
     jars: Sequence[Path],
-    from_checkpoint: str,
+    starts: Sequence[str],
 ) -> None:
-    """Send JOB to the cluster."""
-    cluster = Cluster(flink, tuple(str(jar.resolve()) for jar in jars), savepoint=from_checkpoint)
-    broker = Broker(kafka, job, align="" if job == "drift" else ALIGNMENT)
+    """Send JOBS to the cluster."""
+    checkpoints = dict(each.split("=", 1) for each in starts)
+    plan = Plan(kafka, flink, home, tuple(str(jar.resolve()) for jar in jars), tuple(views), service, mode)
     try:
         definitions = load_repo(repo)
-        statements = _build(job, cluster, broker, definitions, views, service, mode, home)
+        for job in jobs:
+            statements = build(job, plan, definitions, checkpoints.get(job, ""))
+            print(json.dumps({"job": job, "id": send(statements)}), flush=True)  # noqa: T201
     except (RepoError, UnsupportedViewError) as exc:
         raise click.ClickException(str(exc)) from exc
-    print(json.dumps({"job": job, "id": send(statements)}), flush=True)  # noqa: T201
     # The Java gateway keeps threads; nothing is left to do.
-    sys.stdout.flush()
     os._exit(0)
 
 
-def _build(
-    job: str,
-    cluster: Cluster,
-    broker: Broker,
-    repo: Repo,
-    views: Sequence[str],
-    service: str,
-    mode: str,
-    home: Path,
-) -> StatementSet:
-    """The job's statements. Each module is imported when it is the one: the model runtime takes seconds to load."""
+@dataclass(frozen=True)
+class Plan:
+    """What the jobs of one submission share; see the options of :func:`main`."""
+
+    kafka: str
+    flink: str
+    home: Path
+    jars: tuple[str, ...]
+    views: tuple[str, ...]
+    service: str
+    mode: str
+
+
+def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
+    """The statements of a job. Its module is imported when it is the one: the model runtime takes seconds to load."""
+    cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint)
     environment = stream_environment(cluster, f"headwater-{job}")
+    broker = Broker(plan.kafka, job, align="" if job == "drift" else ALIGNMENT)
     if job == "features":
         from jobs import features
 
-        chosen = [repo.view(name) for name in views] or list(repo.views.values())
-        return features.build(environment, broker, chosen)
-    inputs = model_inputs(repo, service)
+        return features.build(environment, broker, [repo.view(name) for name in plan.views] or [*repo.views.values()])
+    inputs = model_inputs(repo, plan.service)
     if job == "scoring":
         from jobs import scoring
 
         return scoring.build(environment, broker, repo, inputs)
     from jobs import drift
 
-    return drift.build(environment, broker, repo, inputs, home)
+    return drift.build(environment, broker, repo, inputs, plan.home)
 
 
 if __name__ == "__main__":

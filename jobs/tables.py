@@ -21,6 +21,7 @@ __all__ = [
     "avro_columns",
     "dead_letters",
     "encoded_sink",
+    "epoch_seconds",
     "event_source",
     "sink",
     "sql_type",
@@ -149,14 +150,15 @@ def event_source(
     return [records, events]
 
 
-def travelling_source(broker: Broker, table: str, topic: Topic, time: str = "event_time") -> str:
-    """DDL of a topic that one of our jobs writes: its watermark travels in the records and is exact."""
-    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(topic.schema).items())
+def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[str], time: str = "event_time") -> str:
+    """DDL of a topic that one of our jobs writes: its watermark travels in the records and is exact.
+
+    Only the columns that are read are declared: the format skips the others without making values of them.
+    """
+    kinds = avro_columns(topic.schema)
+    columns = ",\n  ".join(f"`{column}` {kinds[column]}" for column in only)
     options = {**_reader(broker, topic.name), **_value(topic.schema, topic.schema_id)}
-    return (
-        f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {_travelling(time)}\n"
-        f") WITH (\n  {_with(options)}\n)"
-    )
+    return f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {_travelling(time)}\n) WITH (\n  {_with(options)}\n)"
 
 
 def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[str], time: str = "event_time") -> str:
@@ -206,6 +208,11 @@ def encoded_sink(broker: Broker, table: str, name: str) -> str:
         f"CREATE TEMPORARY TABLE {table} (\n  `key` STRING,\n  `value` BYTES,\n"
         f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
     )
+
+
+def epoch_seconds(time: str) -> str:
+    """SQL for a TIMESTAMP_LTZ as seconds since the epoch, BIGINT."""
+    return f"CAST(TIMESTAMPDIFF(SECOND, TO_TIMESTAMP_LTZ(0, 3), {time}) AS BIGINT)"
 
 
 def dead_letters(broker: Broker, table: str, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The Flink jobs of a platform: sent, remembered, and sent again from their last checkpoint when the cluster forgot them.
+"""The Flink jobs of a platform: sent, remembered, and sent again from a checkpoint when the cluster forgot them.
 
 A session cluster without high availability loses its jobs with its JobManager. Their state does not go with it:
 checkpoints are kept on disk, so a job that is missing is submitted anew from the newest one, under which its Kafka
@@ -107,8 +107,8 @@ class JobBook:
             found.append(JobRecord(content["name"], tuple(content["options"]), tuple(content["ids"])))
         return found
 
-    def submit(self, name: str, options: Sequence[str] = ()) -> JobRecord:
-        """Send a job, unless it runs already.
+    def submit(self, names: Sequence[str], options: Sequence[str] = ()) -> list[JobRecord]:
+        """Send jobs, all from one process, unless one of them runs already.
 
         Raises
         ------
@@ -116,16 +116,21 @@ class JobBook:
             Where the cluster or the definitions refuse, in their words.
         """
         known = {record.name: record for record in self.records()}
-        if name in known and self._alive(known[name]):
-            raise PlatformError(
-                f"The job {name!r} runs already as {known[name].ids[-1]}. "
-                f"`headwater jobs cancel {name}` stops it; then submit it again."
-            )
-        return self._send(JobRecord(name, tuple(options)))
+        for name in names:
+            if name in known and self._alive(known[name]):
+                raise PlatformError(
+                    f"The job {name!r} runs already as {known[name].ids[-1]}. "
+                    f"`headwater jobs cancel {name}` stops it; then submit it again."
+                )
+        return self._send([JobRecord(name, tuple(options)) for name in names])
 
     def restore(self) -> list[JobRecord]:
         """Send every remembered job that the cluster does not run, from its newest checkpoint."""
-        return [self._send(record) for record in self.records() if not self._alive(record)]
+        lost: dict[tuple[str, ...], list[JobRecord]] = {}
+        for record in self.records():
+            if not self._alive(record):
+                lost.setdefault(record.options, []).append(record)
+        return [sent for records in lost.values() for sent in self._send(records)]
 
     def cancel(self, name: str) -> None:
         """Stop a job and forget it.
@@ -152,11 +157,12 @@ class JobBook:
         states = {job["jid"]: job["state"] for job in self.rest.jobs()}
         return bool(record.ids) and states.get(record.ids[-1]) in ALIVE
 
-    def _send(self, record: JobRecord) -> JobRecord:
-        command = [sys.executable, "-m", "jobs.submit", record.name, *record.options]
-        if checkpoint := self.checkpoint(record):
-            command += ["--from-checkpoint", f"file://{checkpoint}"]
-        log = self._home.log_file(f"submit-{record.name}")
+    def _send(self, records: Sequence[JobRecord]) -> list[JobRecord]:
+        command = [sys.executable, "-m", "jobs.submit", *(each.name for each in records), *records[0].options]
+        for record in records:
+            if checkpoint := self.checkpoint(record):
+                command += ["--from-checkpoint", f"{record.name}=file://{checkpoint}"]
+        log = self._home.log_file("submit")
         with log.open("ab") as errors:
             done = subprocess.run(
                 command,
@@ -167,10 +173,13 @@ class JobBook:
                 timeout=SUBMIT_TIMEOUT_S,
                 check=False,
             )
-        if done.returncode != 0:
-            raise PlatformError(f"The job {record.name!r} was not taken. From {log}:\n{log_tail(log)}")
-        sent = replace(record, ids=(*record.ids, json.loads(done.stdout.strip().splitlines()[-1])["id"]))
-        write_text(self._file(record.name), json.dumps(asdict(sent)))
+        taken = {each["job"]: each["id"] for each in map(json.loads, done.stdout.splitlines())}
+        sent = [replace(each, ids=(*each.ids, taken[each.name])) for each in records if each.name in taken]
+        for record in sent:
+            write_text(self._file(record.name), json.dumps(asdict(record)))
+        if done.returncode != 0 or len(sent) < len(records):
+            refused = ", ".join(each.name for each in records if each.name not in taken)
+            raise PlatformError(f"The jobs {refused} were not taken. From {log}:\n{log_tail(log)}")
         return sent
 
     def _environ(self) -> dict[str, str]:

@@ -1,0 +1,191 @@
+"""The closed loop from nothing to a summary: platform, jobs, a year of flights, and the wait until all is quiet."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compose.control import ControlLog, fold
+from compose.local.home import Home, PlatformError
+from compose.local.jobs import JobBook
+from compose.local.platform import Platform, Running
+from compose.local.services import Service, python_module
+from compose.services import headwater_platform
+
+__all__ = ["JOBS", "Demo", "Options", "Position", "demo_home", "prepared"]
+
+JOBS = ("features", "scoring", "drift")
+QUIET_SECONDS = 6.0
+# Longer without any progress, and something is stuck: better to say so than to wait.
+STALLED_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to replay, see the options of ``headwater demo``."""
+
+    flights: int | None = None
+    rate: float | None = None
+    fault: str = "none"
+    mode: str = "as-of"
+
+    def replay(self) -> list[str]:
+        """Arguments of ``compose.demo.replay``."""
+        given = ["--fault", self.fault]
+        given += ["--flights", str(self.flights)] if self.flights else []
+        given += ["--rate", str(self.rate)] if self.rate else []
+        return given
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a replay is.
+
+    Attributes
+    ----------
+    state : str
+        ``waiting``, ``running``, ``held`` (for a training run), ``draining``, ``done``.
+    event_time_ms, end_ms : int
+        Of the traffic sent, and of the last of it.
+    sent, events : int
+    incidents, promotions : int
+    """
+
+    state: str
+    event_time_ms: int
+    end_ms: int
+    sent: int
+    events: int
+    incidents: int
+    promotions: int
+
+
+def demo_home(home: Home) -> Home:
+    """Where the demo keeps its state: apart from what ``headwater up`` keeps."""
+    return Home(home.path("demo"))
+
+
+@contextmanager
+def prepared(home: Home, keep: bool) -> Iterator[Platform]:
+    """A platform on an empty state directory, which is removed at the end unless it is to be kept.
+
+    Raises
+    ------
+    PlatformError
+        Where a demo runs there already.
+    """
+    if (running := Running.find(home)) is not None:
+        raise PlatformError(
+            f"A demo runs already in {home.root} (process {running.pid}), its page at {running.endpoints.page}. "
+            "Stop it with Ctrl-C where it was started, or point HEADWATER_HOME elsewhere."
+        )
+    shutil.rmtree(home.root, ignore_errors=True)
+    try:
+        yield headwater_platform(home)
+    finally:
+        if not keep:
+            shutil.rmtree(home.root, ignore_errors=True)
+
+
+class Demo:
+    """One replay through a running platform.
+
+    Parameters
+    ----------
+    platform : Platform
+        Up.
+    options : Options
+    """
+
+    def __init__(self, platform: Platform, options: Options) -> None:
+        self.platform = platform
+        self.options = options
+        at = platform.endpoints
+        self.book = JobBook(platform.home, at.kafka, at.flink)
+        self._log = ControlLog(at.kafka)
+        self._replay_log = platform.home.log_file("replay")
+
+    def submit(self) -> None:
+        """Send the three jobs."""
+        self.book.submit(JOBS, ["--mode", self.options.mode])
+
+    def replay(self) -> None:
+        """Start the traffic, as one more service: a replayer that is killed goes on where it was."""
+        at = self.platform.endpoints
+        argv = python_module("compose.demo.replay", "--kafka", at.kafka, *self.options.replay())
+        self.platform.supervisor.add(Service("replay", argv=argv, depends_on=("kafka",), restart="failure"))
+
+    def position(self) -> Position:
+        """How far traffic and control loop are."""
+        self._log.refresh()
+        incidents = fold(self._log.records)
+        last = self._last_line()
+        promotions = sum(1 for each in incidents if each.promoted_version)
+        sent = last.get("sent", {})
+        return Position(
+            state=str(last.get("state", "waiting")),
+            event_time_ms=int(last.get("event_time_ms", 0)),
+            end_ms=int(last.get("end_ms", 0)),
+            sent=sum(sent.values()),
+            events=int(last.get("events", 0)),
+            incidents=sum(1 for each in incidents if each.kind == "alert"),
+            promotions=promotions,
+        )
+
+    @property
+    def sent(self) -> dict[str, int]:
+        """Events that the replay says it has sent, by topic."""
+        return {name: int(count) for name, count in self._last_line().get("sent", {}).items()}
+
+    def wait(self, tell: Callable[[Position], object]) -> None:
+        """Return when the traffic is over and everything it set off has come to rest.
+
+        Raises
+        ------
+        PlatformError
+            Where nothing moves any more although something should.
+        """
+        from compose.demo.quiet import Pulse
+
+        pulse = Pulse(self.platform.endpoints.kafka, self.platform.endpoints.clickhouse)
+        moved, last = time.monotonic(), None
+        while True:
+            position = self.position()
+            tell(position)
+            beat = (pulse.beat(), position)
+            if beat != last:
+                moved, last = time.monotonic(), beat
+            still = time.monotonic() - moved
+            busy = [each for each in fold(self._log.records) if _in_flight(each)]
+            if position.state == "done" and not busy and still > QUIET_SECONDS and not pulse.lag():
+                return
+            if still > STALLED_SECONDS:
+                raise PlatformError(
+                    f"Nothing has moved for {STALLED_SECONDS:.0f} s: the replay is {position.state}, waiting for "
+                    f"{[each.incident_id for each in busy] or pulse.lag() or 'the jobs'}. "
+                    f"`headwater logs` of {self.platform.home.root} tells more."
+                )
+            time.sleep(0.5)
+
+    def _last_line(self) -> dict[str, Any]:
+        try:
+            with self._replay_log.open("rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - 8192))
+                lines = [line for line in file.read().splitlines() if line.startswith(b'{"state"')]
+            return dict(json.loads(lines[-1])) if lines else {}
+        except (OSError, json.JSONDecodeError):  # not there yet, or half a line
+            return {}
+
+
+def _in_flight(incident: Any) -> bool:
+    return incident.effective_from_ms is not None and incident.decision is None
+
+
+def state_bytes(home: Path) -> int:
+    """What a state directory takes on disk."""
+    return sum(file.stat().st_size for file in home.rglob("*") if file.is_file())

@@ -1,0 +1,102 @@
+"""What Headwater itself runs beside Kafka, Flink and ClickHouse, and the topics a Feast repo needs."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.local.home import Home, write_text
+from compose.local.jobs import JobBook
+from compose.local.platform import Platform, local_services
+from compose.local.services import Service, http_ready, python_module
+from features.compiler.repo import load_repo
+from features.compiler.service import model_inputs, prediction_topic
+from features.compiler.topics import feature_topic
+from schemas.topics import TOPICS, Topic
+
+__all__ = ["REPO", "headwater_platform", "headwater_services", "repo_topics"]
+
+REPO = Path(__file__).parents[1] / "features"
+# Jobs are told of a JobManager's death by the supervisor; everything else finds its way by itself.
+
+
+def repo_topics(repo: Path = REPO, services: Sequence[str] = ("delay",)) -> list[Topic]:
+    """Topics that a Feast repo gives rise to: one a stream feature view, one a model."""
+    definitions = load_repo(repo)
+    views = [feature_topic(view) for view in definitions.views.values()]
+    return views + [prediction_topic(model_inputs(definitions, service)) for service in services]
+
+
+@dataclass(frozen=True)
+class _Topics:
+    """The topics of a repo, in memory and in the file that the archiver and the pusher read."""
+
+    home: Home
+    repo: Path
+
+    @property
+    def file(self) -> Path:
+        return self.home.path("topics.json")
+
+    def read(self) -> list[Topic]:
+        """Derive the topics and write the file; the repo is read once and not at every start of Kafka."""
+        if not self.file.exists():
+            self.write()
+        return [
+            Topic(each["name"], each["schema_id"], key=each["key"], definition=each["definition"])
+            for each in json.loads(self.file.read_text())
+        ]
+
+    def write(self) -> None:
+        """Derive them anew."""
+        found = repo_topics(self.repo)
+        rows = [
+            {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema}
+            for each in found
+        ]
+        write_text(self.file, json.dumps(rows))
+
+
+def headwater_platform(home: Home, repo: Path = REPO, extra: Iterable[Service] = ()) -> Platform:
+    """The whole platform of a state directory, ready to be started."""
+    home.prepare()
+    topics = _Topics(home, repo)
+    topics.write()
+    return Platform(
+        home,
+        services=lambda platform: [*headwater_services(platform, topics), *extra],
+        topics=topics.read,
+        on_jobmanager_restart=lambda platform: JobBook(
+            home, platform.endpoints.kafka, platform.endpoints.flink
+        ).restore(),
+    )
+
+
+def headwater_services(platform: Platform, topics: _Topics) -> list[Service]:
+    """Kafka, Flink and ClickHouse, and what reads and writes them."""
+    views = ",".join(each.name for each in topics.read() if each.name.startswith("features."))
+    page = platform.ports["page"]
+    stores = ("kafka", "clickhouse")
+    return [
+        *local_services(platform),
+        Service(
+            name="archiver",
+            argv=python_module("jobs.archive", "--topics", ",".join(TOPICS), "--derived", topics.file),
+            depends_on=stores,
+        ),
+        Service(
+            name="pusher",
+            argv=python_module("features.online.pusher", "--repo", topics.repo, "--topics", views),
+            depends_on=("kafka",),
+        ),
+        Service(name="controller", argv=python_module("jobs.retraining.controller"), depends_on=("kafka",)),
+        Service(name="retrainer", argv=python_module("jobs.retraining.consumer"), depends_on=stores),
+        Service(name="reporter", argv=python_module("jobs.reporting"), depends_on=stores),
+        Service(
+            name="page",
+            argv=python_module("compose.page", "--port", page),
+            depends_on=stores,
+            ready=http_ready(platform.endpoints.page),
+            endpoint=platform.endpoints.page,
+        ),
+    ]
