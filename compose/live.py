@@ -18,7 +18,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from confluent_kafka.admin import AdminClient
 
 from compose.demo.keys import is_aside
-from compose.demo.ledger import DATABASE, EVENTS, FEATURES, PREDICTIONS, REQUESTS, table_of
+from compose.demo.ledger import EVENTS, FEATURES, PREDICTIONS, REQUESTS
+from schemas.tables import DATABASE, table_name
 
 __all__ = ["Flink", "Live", "Rates"]
 
@@ -256,7 +257,7 @@ class Live:
             return {}
         each = "SELECT '{0}', _partition, max(_offset) + 1 FROM {1}.{0} GROUP BY _partition"
         rows = client.query(" UNION ALL ".join(each.format(name, DATABASE) for name in tables)).result_rows
-        names = {table_of(name): name for name in self._admin.list_topics(timeout=TIMEOUT_S).topics}
+        names = {table_name(name): name for name in self._admin.list_topics(timeout=TIMEOUT_S).topics}
         return {(names[table], int(part)): int(end) for table, part, end in rows if table in names}
 
 

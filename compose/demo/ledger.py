@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,16 @@ from clickhouse_connect.driver.client import Client
 from compose.control import CONTROL_TOPICS, ControlLog, Incident, fold
 from compose.demo.keys import OFFSET_BITS, Aside, Places, TopicKeys, is_aside
 from compose.reading import reader
+from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 
-__all__ = ["DATABASE", "Hop", "Ledger", "LedgerError", "count", "table_of"]
+__all__ = ["EVENTS", "FEATURES", "LATEST_VIEWS", "PREDICTIONS", "REQUESTS", "Hop", "Ledger", "LedgerError", "count"]
 
-DATABASE = "headwater"
 EVENTS = ("flights.requests", "flights.departures", "flights.arrivals", "flights.weather")
 REQUESTS, LABELS = EVENTS[0], EVENTS[2]
 FEATURES, PREDICTIONS = "features.", "predictions."
+# Views of our repo without windows, a row an event. Named here, since reading the repo imports Feast, which takes as
+# long as counting everything.
+LATEST_VIEWS = frozenset({"flight", "tail", "weather"})
 _ID_COLUMN = {REQUESTS: "flight_id", EVENTS[1]: "flight_id", LABELS: "flight_id"}
 
 
@@ -127,7 +129,6 @@ def count(
     *,
     sent: Mapping[str, int] | None = None,
     archived: Iterable[str] | None = None,
-    repo: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Ledger:
     """Count everything once. Give it a quiet moment: records still on their way count as missing.
@@ -142,8 +143,6 @@ def count(
         How many records the source had for each topic, to hold the topics against.
     archived : iterable of str, optional
         Topics that must be in ClickHouse to the last record; all event, feature and prediction topics if not given.
-    repo : Path, optional
-        The Feast repo, read only where a view has two rows of one entity and time. Ours if not given.
     progress : callable
         Told each topic as it is read.
 
@@ -165,7 +164,7 @@ def count(
     for name in kept:
         progress(name)
         found = TopicKeys.read(kafka, name, keyless=name in EVENTS)
-        hops.append(_topic_hop(name, found, sent, aside, clickhouse, repo))
+        hops.append(_topic_hop(name, found, sent, aside, clickhouse))
         if name in required:
             hops.append(_archive_hop(name, found, aside, clickhouse, tables))
         keys[name] = found if name.startswith((REQUESTS, PREDICTIONS)) else found.without_records()
@@ -194,11 +193,6 @@ def count(
     )
 
 
-def table_of(topic: str) -> str:
-    """The ClickHouse table a topic is archived in."""
-    return topic.replace(".", "_").replace("-", "_")
-
-
 def _topic_names(kafka: str) -> list[str]:
     consumer = reader(kafka)
     try:
@@ -207,13 +201,11 @@ def _topic_names(kafka: str) -> list[str]:
         consumer.close()
 
 
-def _topic_hop(
-    name: str, found: TopicKeys, sent: Mapping[str, int] | None, aside: Aside, clickhouse: Client, repo: Path | None
-) -> Hop:
+def _topic_hop(name: str, found: TopicKeys, sent: Mapping[str, int] | None, aside: Aside, clickhouse: Client) -> Hop:
     """From whoever writes a topic into it: nothing twice, and as many as were sent."""
     repeated = found.count - found.distinct if name.startswith(PREDICTIONS) else found.repeated()
     if repeated and name.startswith(FEATURES):
-        repeated -= _ties(name, repeated, clickhouse, repo)
+        repeated -= _ties(name, repeated, clickhouse)
     dead, _ = aside.places(name)
     unique = found.count - repeated
     came = unique if sent is None else sent.get(name, unique)
@@ -228,20 +220,20 @@ def _topic_hop(
     )
 
 
-def _ties(name: str, repeated: int, clickhouse: Client, repo: Path | None) -> int:
+def _ties(name: str, repeated: int, clickhouse: Client) -> int:
     """Of the repeated (entity, event time), those that stand for two events at the same instant.
 
     A view of latest values has a row an event, and one airframe can be said to arrive twice in a minute: then the
     values differ. A view of windows has no business having two rows of one time at all.
     """
-    from features.compiler.repo import load_repo
-    from features.compiler.topics import feature_schema
-
-    view = load_repo(repo or Path(__file__).parents[2] / "features").views.get(name.removeprefix(FEATURES))
-    if view is None or view.aggregations or table_of(name) not in _tables(clickhouse):
+    if name.removeprefix(FEATURES) not in LATEST_VIEWS:
         return 0
-    columns = ", ".join(f"`{f['name']}`" for f in feature_schema(view)["fields"] if f["name"] != "watermark")
-    sql = f"SELECT count() - uniqExact(tuple({columns})) FROM {DATABASE}.{table_of(name)}"
+    listed = f"SELECT name FROM system.columns WHERE database = '{DATABASE}' AND table = '{table_name(name)}'"
+    names = (str(each) for (each,) in clickhouse.query(listed).result_rows)
+    columns = ", ".join(f"`{each}`" for each in names if each not in ("watermark", PARTITION, OFFSET))
+    if not columns:
+        return 0
+    sql = f"SELECT count() - uniqExact(tuple({columns})) FROM {DATABASE}.{table_name(name)}"
     copies = int(clickhouse.query(sql).result_rows[0][0])
     return max(0, repeated - copies)
 
@@ -253,7 +245,7 @@ def _tables(clickhouse: Client) -> set[str]:
 
 def _archive_hop(name: str, found: TopicKeys, aside: Aside, clickhouse: Client, tables: set[str]) -> Hop:
     """From a topic into its table: by place, so that neither a loss nor a copy can hide behind the other."""
-    table = table_of(name)
+    table = table_name(name)
     stored = np.empty(0, np.int64)
     repeated_ids = 0
     if table in tables:
