@@ -146,11 +146,12 @@ class Archiver:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka,
-                "group.id": "headwater.archive",  # required by the client; offsets are never committed
+                "group.id": "headwater-archive",  # required by the client; offsets are never committed
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
+                "enable.partition.eof": True,  # tells the end where it is a transaction's marker and no record
                 "queued.max.messages.kbytes": 32 << 10,
                 "fetch.wait.max.ms": 100,
             }
@@ -212,12 +213,15 @@ class Archiver:
         self._consumer.close()
 
     def _take(self, message: Message) -> None:
+        place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
         if (error := message.error()) is not None:
-            if error.code() in (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):
-                return  # the client reconnects by itself
-            raise ArchiveError(f"{message.topic()} {message.partition()}: {error}")
-        name, value = message.topic() or "", message.value()
-        self._next[name, message.partition() or 0] = (message.offset() or 0) + 1
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._next[place] = max(offset, self._next[place])
+            elif error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # it reconnects by itself
+                raise ArchiveError(f"{place[0]} {place[1]}: {error}")
+            return
+        name, value = place[0], message.value()
+        self._next[place] = offset + 1
         if value is None or message.key() is None:
             self.counts["skipped"] += 1
             return

@@ -1,0 +1,1 @@
+"""Online stores behind Feast's interface, and what keeps them fresh."""

@@ -1,0 +1,216 @@
+"""Feature rows from Kafka to the online store. ``python -m features.online.pusher --topics features.a,... --path FILE``
+
+Batch by batch: read (:data:`BATCH_ROWS` records or :data:`BATCH_SECONDS`, whichever is first), keep the newest row of
+each entity, write all views in one transaction, then commit the offsets. Killed in between, the batch is read and
+written again, which changes nothing: the store keeps the newest row whatever comes twice. So there is nothing to undo,
+and two pushers do no harm.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from features.online.rows import Row, RowStore, StoreBusyError, StoreError, newest, retry_while_busy
+
+__all__ = ["Pusher", "PusherError", "main", "view_name"]
+
+GROUP = "headwater-pusher"
+PREFIX = "features."
+BATCH_ROWS = 10_000
+BATCH_SECONDS = 0.05
+PATIENCE_SECONDS = 60.0
+REPORT_SECONDS = 5.0
+TIMEOUT_SECONDS = 30.0
+_PASSING = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)  # the client reconnects
+log = logging.getLogger("pusher")
+
+
+class PusherError(RuntimeError):
+    """The pusher cannot go on. The message says what stands in the way and what to do."""
+
+
+class Pusher:
+    """Keeps the store as new as the topics.
+
+    Parameters
+    ----------
+    kafka : str
+        ``host:port``.
+    store : RowStore
+    topics : sequence of str
+        ``features.<view>``.
+    patience_seconds : float
+        How long to wait, in all, for a store that is busy or full, before StoreBusyError goes up.
+
+    Raises
+    ------
+    PusherError
+        Where a topic is not there.
+    """
+
+    def __init__(
+        self, kafka: str, store: RowStore, topics: Sequence[str], patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        self._store, self._patience_seconds = store, patience_seconds
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": kafka,
+                # Offsets are kept under this name, but there is no membership: a killed pusher's successor need not
+                # wait until the group has given up on it.
+                "group.id": GROUP,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,  # tells the end where it is a transaction's marker and no record
+                "queued.max.messages.kbytes": 16 << 10,
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        self.counts = {"read": 0, "written": 0, "skipped": 0, "waits": 0}
+        self._next: dict[tuple[str, int], int] = {}
+        for name in topics:
+            store.ensure(view_name(name))
+        self._assign(topics)
+
+    def step(self) -> int:
+        """One batch; returns how many records it read."""
+        messages = self._consumer.consume(BATCH_ROWS, BATCH_SECONDS)
+        if not messages:
+            return 0
+        rows = newest(self._rows(messages))
+        if rows:
+            retry_while_busy(lambda: self._store.write(rows), self._patience_seconds, self._say)
+        self._commit(messages)
+        self.counts["read"] += sum(message.error() is None for message in messages)
+        self.counts["written"] += sum(map(len, rows.values()))
+        return len(messages)
+
+    def lag(self) -> int:
+        """Records that are in Kafka and not read yet, as far as the consumer has heard."""
+        total = 0
+        for (name, partition), offset in self._next.items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(name, partition), cached=True)
+            total += max(0, high - offset)
+        return total
+
+    def close(self) -> None:
+        """Leave; what is not committed is read again by the next."""
+        self._consumer.close()
+        self._store.close()
+
+    def _rows(self, messages: Sequence[Message]) -> Iterator[tuple[str, Row]]:
+        for message in messages:
+            if (error := message.error()) is not None:
+                if error.code() in _PASSING:
+                    continue
+                raise PusherError(f"{message.topic()} {message.partition()}: {error}")
+            key, value = message.key(), message.value()
+            if key is None or value is None:  # progress rows and heartbeats
+                self.counts["skipped"] += 1
+                continue
+            yield (message.topic() or "")[len(PREFIX) :], (bytes(key), message.timestamp()[1], value)
+
+    def _commit(self, messages: Sequence[Message]) -> None:
+        ends: dict[tuple[str, int], int] = {}
+        for message in messages:
+            place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
+            error = message.error()
+            if error is None:
+                ends[place] = offset + 1
+            elif error.code() == KafkaError._PARTITION_EOF and offset > self._next.get(place, 0):
+                ends[place] = offset
+        if ends:
+            self._next |= ends
+            offsets = [TopicPartition(*place, offset) for place, offset in ends.items()]
+            # Not waited for: a commit that gets lost is made good by the next, or by writing the batch again.
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+
+    def _assign(self, topics: Sequence[str]) -> None:
+        places: list[TopicPartition] = []
+        for name in topics:
+            listed = self._consumer.list_topics(name, timeout=TIMEOUT_SECONDS).topics[name]
+            if listed.error is not None:
+                raise PusherError(f"topic {name}: {listed.error}; create it first, or leave it out of --topics")
+            places += [TopicPartition(name, partition) for partition in listed.partitions]
+        for place in self._consumer.committed(places, timeout=TIMEOUT_SECONDS):
+            low, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_SECONDS)
+            # Beyond the end: the topic was made anew since.
+            self._next[place.topic, place.partition] = place.offset if low <= place.offset <= high else low
+        self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
+
+    def _say(self, exc: StoreBusyError) -> None:
+        self.counts["waits"] += 1
+        log.warning("%s; again in %.1f s", exc, exc.retry_after_seconds)
+
+
+def view_name(topic: str) -> str:
+    """The view of a topic.
+
+    Raises
+    ------
+    PusherError
+        For a topic that is no view's.
+    """
+    if not topic.startswith(PREFIX) or topic == PREFIX:
+        raise PusherError(f"expected topics named {PREFIX}<view>, got {topic!r}")
+    return topic[len(PREFIX) :]
+
+
+def run(pusher: Pusher, stop: threading.Event) -> None:
+    """Push until told to stop; a line of JSON on stdout every few seconds."""
+    began = reported = time.monotonic()
+    while not stop.is_set():
+        pusher.step()
+        now = time.monotonic()
+        if now - reported >= REPORT_SECONDS:
+            reported = now
+            _report(pusher, now - began)
+    _report(pusher, time.monotonic() - began)
+    pusher.close()
+
+
+def _report(pusher: Pusher, seconds: float) -> None:
+    line = {"job": "pusher", "at": int(time.time() * 1e3), **pusher.counts, "lag": pusher.lag()}
+    sys.stdout.write(json.dumps(line | {"seconds": round(seconds, 1)}) + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the pusher until SIGTERM or SIGINT.
+
+    Returns
+    -------
+    int
+        1 where it could not go on; the last line of the log says why.
+    """
+    home = os.environ.get("HEADWATER_HOME")
+    parser = argparse.ArgumentParser(prog="python -m features.online.pusher", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--topics", required=True, help="features.<view>, separated by commas")
+    parser.add_argument("--path", type=Path, default=Path(home) / "online" / "online.db" if home else None)
+    parser.add_argument("--kafka", default=os.environ.get("HEADWATER_KAFKA"), help="host:port")
+    options = parser.parse_args(arguments)
+    if not options.kafka or not options.path:
+        parser.error("expected --kafka and --path, or HEADWATER_KAFKA and HEADWATER_HOME")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    stop = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: stop.set())
+    try:
+        run(Pusher(options.kafka, RowStore(options.path), [each for each in options.topics.split(",") if each]), stop)
+    except (PusherError, StoreError, KafkaException) as exc:
+        log.error("%s", exc)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
