@@ -172,8 +172,8 @@ def summary(comparison: Comparison) -> Summary:
     )
     ledger = Ledger(
         events={"flights.requests": 60}, requests=60, predictions=58, labels=30,
-        feature_rows={"origin": 30, "tail": 12}, dead_letters=2, late=0, alerts=3, incidents=3, submissions=2, promotions=1, refusals=1, scheduled=0,
-        hops=hops, seconds=0.1,
+        feature_rows={"origin": 30, "tail": 12}, dead_letters=2, late=0, alerts=3, incidents=3,
+        submissions=2, promotions=1, refusals=1, scheduled=0, hops=hops, seconds=0.1,
     )  # fmt: skip
     incidents = (
         incident("a", decision=decided("promoted"), submission="succeeded"),
