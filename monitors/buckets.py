@@ -1,7 +1,8 @@
-"""What sketches are made of: bucket numbers, packed keys, exact sums. All vectorised, all the same on every machine."""
+"""What sketches are made of: buckets, packed keys, exact sums. All vectorised, all the same on every machine."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -13,6 +14,7 @@ __all__ = [
     "CODE_BITS",
     "RELATIVE_ERROR",
     "SCORE_BINS",
+    "ColumnSketch",
     "Floats",
     "Ints",
     "Kind",
@@ -44,10 +46,48 @@ _LIMB_MASK: Final = (1 << _LIMB_BITS) - 1
 _SUM_LIMIT: Final = 2.0**88  # leaves 2**27 rows a cell before the top limb of an int64 could overflow
 
 
+@dataclass(frozen=True)
+class ColumnSketch:
+    """One column over one span: what the statistics of :mod:`monitors.statistics` compare.
+
+    Attributes
+    ----------
+    kind : Kind
+    values : ndarray, shape (B,)
+        Middle of each bucket that holds something, ascending; for a categorical column the texts, sorted.
+    codes : ndarray of int64, shape (B,)
+        Bucket numbers, ascending, the same in every sketch; for a categorical column 0 to B - 1.
+    counts : ndarray of int64, shape (B,)
+    nulls, other : int
+        Missing values (null or NaN) and values of categories not kept.
+    low, high : float
+        Exact extremes; inf and -inf where there is no value.
+    total, total_squares : float
+        Sum of the values and of their squares, each rounded to 2**-20 before it was added.
+    """
+
+    kind: Kind
+    values: npt.NDArray[Any]
+    codes: Ints
+    counts: Ints
+    nulls: int
+    other: int
+    low: float
+    high: float
+    total: float
+    total_squares: float
+
+    @property
+    def count(self) -> int:
+        """Values that are not null."""
+        return int(self.counts.sum()) + self.other
+
+
 def bucket_codes(values: Floats, kind: Kind) -> Ints:
     """Bucket number of each value, none of them NaN; ascending with the value."""
     if kind == "score":
-        return np.clip(np.floor(values * SCORE_BINS), 0, SCORE_BINS - 1).astype(np.int64)
+        bins: Ints = np.clip(np.floor(values * SCORE_BINS), 0, SCORE_BINS - 1).astype(np.int64)
+        return bins
     magnitude = (np.ascontiguousarray(np.abs(values)).view(np.int64) >> _MANTISSA_SHIFT) + 1
     return np.where(values > 0, magnitude, np.where(values < 0, -magnitude, 0))
 

@@ -14,7 +14,6 @@ sequential   day        every day since the version     a rise of the daily loss
 """
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -22,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import fastavro
 import numpy as np
 import numpy.typing as npt
 
+from monitors import checkpoint
 from monitors.buckets import Kind
 from monitors.detectors import SequentialDetector
 from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
@@ -135,6 +134,9 @@ class _Track:
     hours: Sketches | None = None
     days: Sketches | None = None
     losses: Sketches | None = None
+
+    def tables(self) -> dict[str, Sketches | None]:
+        return {"hours": self.hours, "days": self.days, "losses": self.losses}
 
 
 class ModelMonitor:
@@ -334,7 +336,7 @@ class ModelMonitor:
                 del self._tracks[version]
 
     def to_bytes(self) -> bytes:
-        """State for a checkpoint: versioned Avro. Equal states give equal bytes."""
+        """State for a checkpoint, see :mod:`monitors.checkpoint`. Equal states give equal bytes."""
         plain = {
             "version": self._version,
             "next_hour": self._next_hour,
@@ -342,22 +344,10 @@ class ModelMonitor:
             "labels": sorted(self._labels.items()),
             "book": self._book.state(),
         }
-        tracks = [
-            {"version": version, "since": track.since,
-             **{name: each.to_bytes() if (each := getattr(track, name)) is not None else None for name in _TABLES}}
-            for version, track in sorted(self._tracks.items())
-        ]  # fmt: skip
-        record = {
-            "layout": _LAYOUT,
-            "model": self.model,
-            "settings": self.settings.version,
-            "plain": json.dumps(plain, sort_keys=True),
-            "detector": self._detector.to_bytes(),
-            "tracks": tracks,
-        }
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, _STATE, record)
-        return out.getvalue()
+        tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
+        return checkpoint.encode(
+            checkpoint.State(self.model, self.settings.version, plain, self._detector.to_bytes(), tracks)
+        )
 
     @staticmethod
     def from_bytes(
@@ -367,60 +357,17 @@ class ModelMonitor:
 
         Raises
         ------
-        SketchError
+        monitors.checkpoint.CheckpointError
             Where the bytes are of another layout or do not decode.
         """
-        if payload[:1] != bytes([_LAYOUT << 1]):
-            raise SketchError(
-                f"expected monitor state of layout {_LAYOUT}, got bytes that start {payload[:4].hex(' ')!r}"
-            )
-        record: Any = fastavro.schemaless_reader(io.BytesIO(payload), _STATE, None)
-        plain = json.loads(record["plain"])
-        monitor = ModelMonitor(record["model"], references, settings)
+        state = checkpoint.decode(payload)
+        monitor, plain = ModelMonitor(state.model, references, settings), state.plain
         monitor._version, monitor._next_hour, monitor._begun = plain["version"], plain["next_hour"], plain["begun"]
         monitor._labels = {int(hour): n for hour, n in plain["labels"]}
         monitor._book.restore(plain["book"])
-        monitor._detector = SequentialDetector.from_bytes(record["detector"])
-        for each in record["tracks"]:
-            tables = {name: Sketches.from_bytes(each[name]) if each[name] is not None else None for name in _TABLES}
-            monitor._tracks[each["version"]] = _Track(since=each["since"], **tables)
+        monitor._detector = SequentialDetector.from_bytes(state.detector)
+        monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}
         return monitor
-
-
-_LAYOUT: Final = 1
-_TABLES: Final = ("hours", "days", "losses")
-_STATE = fastavro.parse_schema(
-    {
-        "type": "record",
-        "name": "ModelMonitor",
-        "namespace": "headwater.drift",
-        "fields": [
-            {"name": "layout", "type": "int"},
-            {"name": "model", "type": "string"},
-            {"name": "settings", "type": "string"},
-            {"name": "plain", "type": "string", "doc": "JSON."},
-            {"name": "detector", "type": "bytes"},
-            {
-                "name": "tracks",
-                "type": {
-                    "type": "array",
-                    "items": {
-                        "type": "record",
-                        "name": "Track",
-                        "fields": [
-                            {"name": "version", "type": "string"},
-                            {"name": "since", "type": "long"},
-                            *(
-                                {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"}
-                                for name in _TABLES
-                            ),
-                        ],
-                    },
-                },
-            },
-        ],
-    }
-)
 
 
 def _nothing(reference: Reference) -> Sketches:

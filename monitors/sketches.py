@@ -31,6 +31,7 @@ from monitors.buckets import (
     CODE_BITS,
     RELATIVE_ERROR,
     SCORE_BINS,
+    ColumnSketch,
     Floats,
     Ints,
     Kind,
@@ -65,43 +66,6 @@ _PER_TILE: Final = ("tiles", "rows", "nulls", "other", "low", "high", "sums", "s
 
 class SketchError(ValueError):
     """Columns, kinds or bytes that do not fit together. The message names what was expected and what came."""
-
-
-@dataclass(frozen=True)
-class ColumnSketch:
-    """One column over one span: what the statistics of :mod:`monitors.statistics` compare.
-
-    Attributes
-    ----------
-    kind : Kind
-    values : ndarray, shape (B,)
-        Middle of each bucket that holds something, ascending; for a categorical column the texts, sorted.
-    codes : ndarray of int64, shape (B,)
-        Bucket numbers, ascending, the same in every sketch; for a categorical column 0 to B - 1.
-    counts : ndarray of int64, shape (B,)
-    nulls, other : int
-        Missing values (null or NaN) and values of categories not kept.
-    low, high : float
-        Exact extremes; inf and -inf where there is no value.
-    total, total_squares : float
-        Sum of the values and of their squares, each rounded to 2**-20 before it was added.
-    """
-
-    kind: Kind
-    values: npt.NDArray[Any]
-    codes: Ints
-    counts: Ints
-    nulls: int
-    other: int
-    low: float
-    high: float
-    total: float
-    total_squares: float
-
-    @property
-    def count(self) -> int:
-        """Values that are not null."""
-        return int(self.counts.sum()) + self.other
 
 
 @dataclass(frozen=True)

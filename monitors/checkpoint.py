@@ -1,0 +1,113 @@
+"""The state of a model's monitors as bytes: versioned Avro, for a checkpoint."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import fastavro
+
+from monitors.sketches import Sketches
+
+__all__ = ["LAYOUT", "CheckpointError", "State", "decode", "encode"]
+
+LAYOUT: Final = 1
+_TABLES: Final = ("hours", "days", "losses")
+_TABLE: Final[list[dict[str, Any]]] = [
+    {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"} for name in _TABLES
+]
+_TRACK: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Track",
+    "fields": [{"name": "version", "type": "string"}, {"name": "since", "type": "long"}, *_TABLE],
+}
+_SCHEMA = fastavro.parse_schema(
+    {
+        "type": "record",
+        "name": "ModelMonitor",
+        "namespace": "headwater.drift",
+        "fields": [
+            {"name": "layout", "type": "int", "doc": "Of this record; readers refuse what they do not know."},
+            {"name": "model", "type": "string"},
+            {"name": "settings", "type": "string"},
+            {"name": "plain", "type": "string", "doc": "JSON."},
+            {"name": "detector", "type": "bytes"},
+            {"name": "tracks", "type": {"type": "array", "items": _TRACK}},
+        ],
+    }
+)
+
+
+class CheckpointError(ValueError):
+    """Bytes that are no state of monitors, or of another layout."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What :class:`monitors.evaluate.ModelMonitor` is made of.
+
+    Attributes
+    ----------
+    model, settings : str
+        `settings` is their version.
+    plain : mapping
+        What JSON can hold.
+    detector : bytes
+    tracks : mapping of model version to (since, tables)
+    """
+
+    model: str
+    settings: str
+    plain: Mapping[str, Any]
+    detector: bytes
+    tracks: Mapping[str, tuple[int, Mapping[str, Sketches | None]]]
+
+
+def encode(state: State) -> bytes:
+    """Bytes of a state; equal states give equal bytes."""
+    tracks = [
+        {
+            "version": version,
+            "since": since,
+            **{name: None if each is None else each.to_bytes() for name, each in tables.items()},
+        }
+        for version, (since, tables) in state.tracks.items()
+    ]
+    record = {
+        "layout": LAYOUT,
+        "model": state.model,
+        "settings": state.settings,
+        "plain": json.dumps(state.plain, sort_keys=True),
+        "detector": state.detector,
+        "tracks": tracks,
+    }
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, _SCHEMA, record)
+    return out.getvalue()
+
+
+def decode(payload: bytes) -> State:
+    """What :func:`encode` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        Where the bytes are of another layout or do not decode.
+    """
+    if payload[:1] != bytes([LAYOUT << 1]):  # an Avro int: zigzag
+        raise CheckpointError(
+            f"expected monitor state of layout {LAYOUT}, got bytes that start {payload[:4].hex(' ')!r}"
+        )
+    try:
+        record: Any = fastavro.schemaless_reader(io.BytesIO(payload), _SCHEMA, None)
+        tracks = {
+            each["version"]: (
+                each["since"],
+                {name: Sketches.from_bytes(each[name]) if each[name] is not None else None for name in _TABLES},
+            )
+            for each in record["tracks"]
+        }
+        return State(record["model"], record["settings"], json.loads(record["plain"]), record["detector"], tracks)
+    except Exception as exc:  # fastavro and json raise whatever the bytes led them into
+        raise CheckpointError(f"expected monitor state, got {len(payload)} bytes that do not decode: {exc!r}") from exc
