@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "headwater", "main"]
 # Name -> what help says. The command itself is `command` in compose/commands/<name>.py; help for all of them is
 # printed without importing any.
 COMMANDS = {
+    "demo": "Replay a year of flights through the whole loop.",
     "up": "Start the local platform and keep it running.",
     "status": "Show what runs, where it listens and what it uses.",
     "logs": "Show or follow the logs of the services.",

@@ -86,7 +86,7 @@ def headwater_services(platform: Platform, topics: _Topics) -> list[Service]:
         ),
         Service(
             name="pusher",
-            argv=python_module("features.online.pusher", "--repo", topics.repo, "--topics", views),
+            argv=python_module("features.online.pusher", "--topics", views),
             depends_on=("kafka",),
         ),
         Service(name="controller", argv=python_module("jobs.retraining.controller"), depends_on=("kafka",)),

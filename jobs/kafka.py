@@ -149,7 +149,8 @@ class TopicLog:
         """
         quiet_s = 0.0
         while self._open:
-            messages = self._consumer.consume(BATCH_RECORDS, POLL_S)  # a longer wait is waited out to its end
+            # A wait for more than one is waited out to its end, so the first is waited for alone.
+            messages = self._consumer.consume(1, POLL_S) + self._consumer.consume(BATCH_RECORDS, 0)
             quiet_s = 0.0 if messages else quiet_s + POLL_S
             if quiet_s > TIMEOUT_S:
                 raise BrokerError(f"expected Kafka to bring {sorted(self._open)} to their ends, got nothing in time")
@@ -310,7 +311,10 @@ def first_timestamp_ms(kafka: str, name: str) -> int | None:
 
 
 def _watermarks(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
-    low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=TIMEOUT_S)
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=TIMEOUT_S)
+    except KafkaException as exc:
+        raise BrokerError(f"expected the offsets of {name}-{partition}, got {exc}: is the platform up?") from exc
     return int(low), int(high)
 
 

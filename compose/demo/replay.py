@@ -177,6 +177,9 @@ class Replay:
             Where a record could not be delivered.
         """
         self._tell("running")
+        if all(time_ms < 0 for each in self.streams for _, time_ms in each.done):
+            # The first heartbeat, whatever the horizon: from it the control loop learns when traffic starts.
+            self._send(self.position_ms + 1)
         while self.position_ms < self.end_ms and not self.stopped:
             until_ms = self._allowed(min(self.position_ms + self.pacing.slice_ms, self.end_ms))
             if until_ms > self.position_ms:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from compose.control import ControlLog, fold
+from compose.demo.position import Position
 from compose.local.home import Home, PlatformError
 from compose.local.jobs import JobBook
 from compose.local.platform import Platform, Running
 from compose.local.services import Service, python_module
 from compose.services import headwater_platform
 
-__all__ = ["JOBS", "Demo", "Options", "Position", "demo_home", "prepared"]
+__all__ = ["JOBS", "Demo", "Options", "demo_home", "prepared"]
 
 JOBS = ("features", "scoring", "drift")
 QUIET_SECONDS = 6.0
@@ -39,29 +40,6 @@ class Options:
         given += ["--flights", str(self.flights)] if self.flights else []
         given += ["--rate", str(self.rate)] if self.rate else []
         return given
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a replay is.
-
-    Attributes
-    ----------
-    state : str
-        ``waiting``, ``running``, ``held`` (for a training run), ``draining``, ``done``.
-    event_time_ms, end_ms : int
-        Of the traffic sent, and of the last of it.
-    sent, events : int
-    incidents, promotions : int
-    """
-
-    state: str
-    event_time_ms: int
-    end_ms: int
-    sent: int
-    events: int
-    incidents: int
-    promotions: int
 
 
 def demo_home(home: Home) -> Home:

@@ -1,7 +1,9 @@
 """One service of the platform: its process, and the states it goes through."""
 
+import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +18,7 @@ import psutil
 from compose.local import watchdog
 from compose.local.services import Service
 
-__all__ = ["Runner", "State", "log_tail"]
+__all__ = ["Runner", "State", "bound_log", "log_tail"]
 
 State = Literal["waiting", "preparing", "starting", "ready", "backoff", "exited", "failed", "stopping", "stopped"]
 
@@ -31,6 +33,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def _die_with_parent() -> None:
     """In the child, before exec: the kernel kills it when the supervising thread ends, however that comes about."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def bound_log(file: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
+    """Move what a log holds to ``<name>.log.1`` once it is too large; whoever appends to it goes on doing so."""
+    with contextlib.suppress(OSError):  # a full disk, above all
+        if file.stat().st_size > bytes_max:
+            shutil.copyfile(file, file.with_suffix(".log.1"))
+            os.truncate(file, 0)
 
 
 def log_tail(file: Path, lines: int = 15) -> str:
@@ -158,8 +168,6 @@ class Runner:
         self._hooks = [each for each in hooks if each is not None]
 
     def _spawn(self, argv: list[str]) -> None:
-        if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES_MAX:
-            self.log_file.replace(self.log_file.with_suffix(".log.1"))
         with self.log_file.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the supervisor alone, who stops things in order.
             self._process = subprocess.Popen(
@@ -201,8 +209,6 @@ class Runner:
         """Check the health of a ready service, and forget its failures once it is steady."""
         if now - self._since > self.service.backoff.steady_s:
             self._failures = 0
-        if self.service.ready is None:
-            return
         if self._task is not None and self._task.done():
             self.healthy = self._finished()
         elif self._task is None and now >= self._next:
@@ -210,6 +216,8 @@ class Runner:
             self._run("check", self._answers)
 
     def _answers(self) -> None:
+        """Check the service; on the way, keep its log from filling the disk."""
+        bound_log(self.log_file)
         if self.service.ready is not None and not self.service.ready():
             raise RuntimeError("it does not answer as it should")
 

@@ -31,6 +31,7 @@ PATIENCE_SECONDS = 60.0
 REPORT_SECONDS = 5.0
 TIMEOUT_SECONDS = 30.0
 _PASSING = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)  # the client reconnects
+_STARTING = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE)
 log = logging.getLogger("pusher")
 
 
@@ -141,11 +142,22 @@ class Pusher:
             if listed.error is not None:
                 raise PusherError(f"topic {name}: {listed.error}; create it first, or leave it out of --topics")
             places += [TopicPartition(name, partition) for partition in listed.partitions]
-        for place in self._consumer.committed(places, timeout=TIMEOUT_SECONDS):
+        for place in self._committed(places):
             low, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_SECONDS)
             # Beyond the end: the topic was made anew since.
             self._next[place.topic, place.partition] = place.offset if low <= place.offset <= high else low
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
+
+    def _committed(self, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Where the last pusher stopped; a broker that has only just started takes a moment to know."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._consumer.committed(places, timeout=TIMEOUT_SECONDS)
+            except KafkaException as exc:
+                if exc.args[0].code() not in _STARTING or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _say(self, exc: StoreBusyError) -> None:
         self.counts["waits"] += 1

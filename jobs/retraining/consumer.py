@@ -18,22 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
 from jobs.retraining.backends.base import Backend, BackendError, ConflictError, Submission, payload_hash
 from jobs.retraining.backends.local import LocalBackend
 from jobs.retraining.claims import UNKNOWN, Claims, next_step
-from jobs.retraining.payload import Archive, Places, training_payload
-from monitors.policy import DEFAULT_POLICY, Policy, PolicyError, load_policy
+from jobs.retraining.payload import EPOCH, Places, Sources
+from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
 from schemas.codec import DecodeError
 
-__all__ = ["Preparation", "Retrainer", "Sources", "decision_record", "main", "run"]
+__all__ = ["Preparation", "Retrainer", "decision_record", "main", "run"]
 
 EVENTS, SUBMISSIONS, DECISIONS = "retraining.events", "submissions", "models.decisions"
 GROUP = "headwater-retraining"
 PRIOR = "prior"
-EPOCH = 1
 NAN = float("nan")
 
 
@@ -242,39 +241,6 @@ def decision_record(event: Mapping[str, Any], payload: Mapping[str, Any], result
     }
 
 
-class Sources:
-    """Preparation from Kafka's topics and ClickHouse.
-
-    Parameters
-    ----------
-    kafka : str
-        ``host:port``.
-    policy : Policy
-    places : Places
-    labels : str
-        Topic of the outcomes.
-    """
-
-    def __init__(self, kafka: str, policy: Policy, places: Places, labels: str) -> None:
-        self.kafka, self.policy, self.places, self.labels = kafka, policy, places, labels
-        self._archive = Archive(kafka, places.clickhouse)
-        self._ends: dict[str, dict[tuple[str, int], int]] = {}
-
-    def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`Preparation`."""
-        return training_payload(self.kafka, event, self.policy, self.places, EPOCH)
-
-    def missing(self, event: Mapping[str, Any]) -> list[str]:
-        """See :class:`Preparation`: everything Kafka held at the first look has to be in ClickHouse."""
-        key = event["incident_id"]
-        if key not in self._ends:
-            self._ends[key] = self._archive.ends((f"predictions.{event['model']}", self.labels))
-        found = self._archive.lag(self._ends[key])
-        if not found:
-            del self._ends[key]
-        return found
-
-
 class _Progress:
     """Offsets of events under way: what may be committed is what lies before the first that is not settled."""
 
@@ -341,8 +307,11 @@ def run(
             retrainer.tick()
             # 3. Only what is settled is behind us.
             if (offsets := progress.done(retrainer.active)) != committed:
-                consumer.commit(offsets=offsets, asynchronous=False)
-                committed = offsets
+                try:
+                    consumer.commit(offsets=offsets, asynchronous=False)
+                    committed = offsets
+                except KafkaException as exc:  # the events come again, and change nothing then
+                    log({"state": "not committed", "error": str(exc)})
     finally:
         consumer.close()
 
@@ -373,7 +342,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy", default=DEFAULT_POLICY, help="YAML; default: the one of the flights")
     parser.add_argument("--mlflow", help="tracking URI; default: sqlite under the home directory")
     parser.add_argument("--labels", default="flights.arrivals", help="topic of the outcomes")
-    parser.add_argument("--command", nargs="+", default=[sys.executable, "-m", "jobs.training"], help="what trains")
+    trainer = [sys.executable, "-m", "jobs.training"]
+    parser.add_argument("--command", nargs=argparse.REMAINDER, default=trainer, help="what trains; comes last")
     return parser.parse_args(argv)
 
 

@@ -71,9 +71,11 @@ def run(
     held = list(inputs.to_end())
     log({"recovered": len(told), "backlog": len(held), "horizon": controller.horizon_ms})
     # 3. Then what comes.
+    look_at = 0.0
     while not stopped():
         now_ms = round(clock() * 1000)
-        if controller.first_due_ms is None:
+        if controller.first_due_ms is None and clock() >= look_at:
+            look_at = clock() + 1.0
             found_ms = start_ms if start_ms is not None else first_timestamp_ms(kafka, traffic)
             publish(controller.start(found_ms, now_ms) if found_ms is not None else [])
         held += inputs.poll(0.0 if held else 0.2)

@@ -18,8 +18,10 @@ from monitors.policy import Policy, quarantine_spans
 from schemas.codec import DecodeError
 from schemas.topics import TOPICS
 
-__all__ = ["Archive", "Places", "champion_at", "last_kept_offset", "training_payload"]
+__all__ = ["EPOCH", "Archive", "Places", "Sources", "champion_at", "last_kept_offset", "training_payload"]
 
+EPOCH = 1
+"""Of a region that has never handed over."""
 LOOK_BACK = 256
 READ_SECONDS = 30.0
 
@@ -135,6 +137,39 @@ class Archive:
             for (name, part), offset in ends.items()
             if found.get((name, part), -1) < offset
         ]
+
+
+class Sources:
+    """Preparation from Kafka's topics and ClickHouse.
+
+    Parameters
+    ----------
+    kafka : str
+        ``host:port``.
+    policy : Policy
+    places : Places
+    labels : str
+        Topic of the outcomes.
+    """
+
+    def __init__(self, kafka: str, policy: Policy, places: Places, labels: str) -> None:
+        self.kafka, self.policy, self.places, self.labels = kafka, policy, places, labels
+        self._archive = Archive(kafka, places.clickhouse)
+        self._ends: dict[str, dict[tuple[str, int], int]] = {}
+
+    def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`jobs.retraining.consumer.Preparation`."""
+        return training_payload(self.kafka, event, self.policy, self.places, EPOCH)
+
+    def missing(self, event: Mapping[str, Any]) -> list[str]:
+        """See :class:`jobs.retraining.consumer.Preparation`: all that Kafka held at the first look."""
+        key = event["incident_id"]
+        if key not in self._ends:
+            self._ends[key] = self._archive.ends((f"predictions.{event['model']}", self.labels))
+        found = self._archive.lag(self._ends[key])
+        if not found:
+            del self._ends[key]
+        return found
 
 
 def _is_archived(message: Message) -> bool:

@@ -1,14 +1,12 @@
-"""Flink SQL on a Kafka of its own: what the tests of the Flink format share."""
+"""Flink SQL on the platform's Kafka: what the tests of the Flink format share."""
 
 import json
 import os
-import subprocess
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -16,63 +14,30 @@ from pyflink.common import Configuration
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from compose.local.formats import format_jar
-from compose.local.home import Home
 from compose.local.jars import jars
 from compose.local.java import java_home
-from compose.local.kafka import kafka_ready, kafka_service
-from compose.local.services import free_ports
+from compose.local.platform import Platform
 from jobs.tables import avro_columns
-
-START_S = 60
-
-
-@contextmanager
-def broker(root: Path) -> Iterator[str]:
-    """A Kafka of one node, ended by its own id."""
-    home = Home.find(root).prepare()
-    ports = free_ports(("kafka", "controller"))
-    argv = kafka_service(home, ports["kafka"], ports["controller"]).argv
-    with (root / "kafka.log").open("w") as log:
-        process = subprocess.Popen(argv() if callable(argv) else argv, stdout=log, stderr=log)
-    try:
-        address = f"127.0.0.1:{ports['kafka']}"
-        wait_for(lambda: _answers(address) or process.poll() is not None, "Kafka to answer", START_S)
-        assert process.poll() is None, (root / "kafka.log").read_text()[-2000:]
-        yield address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        return kafka_ready(address)()
-    except Exception:  # refused, timed out, not the controller yet
-        return False
-
-
-def wait_for(happened: Any, what: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.2)
 
 
 class Sql:
-    """Topics, tables and jobs of one test: names are made unique, so tests share a broker."""
+    """Topics, tables and jobs of one test: names are made unique, so tests share a platform."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
+    def __init__(self, platform: Platform) -> None:
+        self.address = platform.endpoints.kafka
+        self.admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+        flink = urlsplit(platform.endpoints.flink)
         os.environ.setdefault("JAVA_HOME", str(java_home()))
         configuration = Configuration()
         for key, value in {
+            "execution.target": "remote",
+            "rest.address": str(flink.hostname),
+            "rest.port": str(flink.port),
             "pipeline.jars": ";".join(f"file://{each}" for each in (*jars("flink"), format_jar())),
             "pipeline.object-reuse": "true",
             "parallelism.default": "1",
             "table.local-time-zone": "UTC",
             "execution.checkpointing.interval": "500 ms",
-            "taskmanager.memory.managed.size": "64m",
             # A job that must not fail is not to be helped up again.
             "restart-strategy.type": "none",
         }.items():

@@ -4,15 +4,15 @@ import json
 import random
 import re
 import struct
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from avro_kinds import CODEC, COLUMNS, ID, KINDS, SAMPLE, SCHEMA, T0_MS, TS_MILLIS, at, everything, mutilate
-from sql_on_kafka import Sql, broker
+from sql_on_kafka import Sql
 
+from compose.local.platform import Platform
 from schemas.codec import Codec, DecodeError
 
 SIMPLE: dict[str, Any] = {
@@ -53,9 +53,8 @@ HEADERS = """MAP['headwater.topic', ENCODE(kafka_topic, 'UTF-8'),
 
 
 @pytest.fixture(scope="module")
-def sql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sql]:
-    with broker(tmp_path_factory.mktemp("broker")) as address:
-        yield Sql(address)
+def sql(platform: Platform) -> Sql:
+    return Sql(platform)
 
 
 def simple(number: int) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import bisect
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from avro_kinds import ID, T0_MS, TS_MILLIS, at
-from sql_on_kafka import Sql, broker
+from sql_on_kafka import Sql
 
+from compose.local.platform import Platform
 from schemas.codec import Codec
 
 FEATURE = {
@@ -46,9 +46,8 @@ Versions = dict[tuple[str, int], list[tuple[int, float | None]]]
 
 
 @pytest.fixture(scope="module")
-def sql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sql]:
-    with broker(tmp_path_factory.mktemp("broker")) as address:
-        yield Sql(address)
+def sql(platform: Platform) -> Sql:
+    return Sql(platform)
 
 
 def features(rng: random.Random, count: int) -> tuple[list[tuple[bytes | None, int]], Versions]:

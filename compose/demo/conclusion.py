@@ -1,0 +1,97 @@
+"""What a finished demo says: the ledger counted and frozen models scored on the same requests, in one summary."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from clickhouse_connect.driver.client import Client
+
+from compose.control import ControlLog, milliseconds
+from compose.demo.ledger import count
+from compose.demo.summary import Summary, summarize
+from compose.local.platform import Platform
+from compose.performance import Score
+from jobs.serving import Scorer
+
+__all__ = ["client_of", "conclude", "failure", "first_model"]
+
+
+def client_of(url: str) -> Client:
+    """A client of the ClickHouse at a URL."""
+    address = urlsplit(url)
+    return clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+
+
+def conclude(
+    platform: Platform,
+    sent: Mapping[str, int],
+    *,
+    seconds: float,
+    replay_seconds: float,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Summary:
+    """Count, compare and put together.
+
+    Parameters
+    ----------
+    platform : Platform
+        Quiet: nothing on its way any more.
+    sent : mapping of str to int
+        Events the replay sent, by topic.
+    seconds, replay_seconds : float
+        Wall time of everything, and of the replay alone.
+    progress : callable
+        Told what is going on.
+    """
+    at = platform.endpoints
+    client = client_of(at.clickhouse)
+    ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
+    found = first_model(at.kafka)
+    return summarize(
+        at.kafka,
+        client,
+        ledger,
+        frozen=score_of(found[0]) if found else None,
+        frozen_from_ms=found[1] if found else None,
+        train_half_year=lambda until_ms: None,
+        seconds=seconds,
+        replay_seconds=replay_seconds,
+        progress=progress,
+    )
+
+
+def score_of(directory: str) -> Score:
+    """Probabilities of a frame of logged columns under the model in a directory."""
+    scorer = Scorer()
+
+    def score(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
+        count = len(frame)
+        none = np.full(count, np.nan)
+        return scorer.score(frame, np.full(count, Path(directory).name), np.full(count, directory), none)
+
+    return score
+
+
+def first_model(kafka: str) -> tuple[str, int] | None:
+    """Directory of the first trained model and the event time from which it answered; None while there is none."""
+    log = ControlLog(kafka)
+    log.refresh()
+    log.close()
+    for each in log.records["models.control"]:
+        if each["action"] == "promote":
+            return str(each["uri"]), milliseconds(each["event_time"])
+    return None
+
+
+def failure(summary: Summary) -> str:
+    """What a replay must not end with, in words; empty when all is well."""
+    found = []
+    if summary.ledger.unaccounted:
+        found.append(f"{summary.ledger.unaccounted} records are unaccounted for")
+    if summary.ledger.duplicates:
+        found.append(f"{summary.ledger.duplicates} records are there more than once")
+    return " and ".join(found)
