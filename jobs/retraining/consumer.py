@@ -296,11 +296,8 @@ def run(
                 continue
             if retrainer is None:
                 # 1. Who had the events before can write no more; what they wrote is all there.
-                writer = Writer(kafka, GROUP)
-                retrainer, progress, committed = make(writer.publish), _Progress(), []
-                submissions = TopicLog(kafka, [SUBMISSIONS])
-                retrainer.recover(record for _, record in submissions.to_end())
-                submissions.close()
+                retrainer, progress, committed = make(Writer(kafka, GROUP).publish), _Progress(), []
+                _recover(kafka, retrainer)
                 log({"state": "owner"})
             # 2. Events become claims, claims runs, runs decisions.
             _take(retrainer, progress, messages, log)
@@ -314,6 +311,12 @@ def run(
                     log({"state": "not committed", "error": str(exc)})
     finally:
         consumer.close()
+
+
+def _recover(kafka: str, retrainer: Retrainer) -> None:
+    submissions = TopicLog(kafka, [SUBMISSIONS])
+    retrainer.recover(record for _, record in submissions.to_end())
+    submissions.close()
 
 
 def _take(
