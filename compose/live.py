@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 
 from compose.demo.keys import is_aside
 from compose.demo.ledger import EVENTS, FEATURES, PREDICTIONS, REQUESTS
-from schemas.tables import DATABASE, table_name
+from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 
 __all__ = ["Flink", "Live", "Rates"]
 
@@ -29,6 +29,7 @@ TIMEOUT_S = 3.0
 # Offsets move by the commit markers of transactions too, one a second: slower than this is standing still.
 IDLE_PER_S = 3.0
 WINDOW_SAMPLES = 4
+_TIMES = ("event_time", "window_end")
 
 
 @dataclass
@@ -148,14 +149,15 @@ class Live:
         """
         problems: list[str] = []
         ends = self._ends()
-        newest = self._newest(ends)
+        archived, newest = self._archived(problems)
+        position = self._position(ends)
         rates = self._rates.update({f"end {name}": sum(parts.values()) for name, parts in ends.items()})
         flow = _flow(rates)
         return {
-            "replay": self._replay(newest, horizon_ms, flow["events"]),
+            "replay": self._replay(position, horizon_ms, flow["events"]),
             "flow": flow,
             "totals": _flow({f"end {name}": sum(parts.values()) for name, parts in ends.items()}),
-            "jobs": self._jobs(ends, newest, rates, problems),
+            "jobs": self._jobs(ends, archived, newest, rates, problems),
             "problems": problems,
         }
 
@@ -172,22 +174,17 @@ class Live:
             ends.setdefault(at.topic, {})[at.partition] = max(0, told.result(TIMEOUT_S).offset)
         return ends
 
-    def _newest(self, ends: Mapping[str, Mapping[int, int]]) -> dict[str, int]:
-        """Event time of the newest record of each topic that follows the traffic, heartbeats included."""
-        wanted = {
-            TopicPartition(name, part): _SPEC.max_timestamp()
-            for name, parts in ends.items()
-            if name.startswith((*EVENTS, FEATURES, PREDICTIONS, "drift.windows")) and not is_aside(name)
-            for part, end in parts.items()
-            if end
-        }
-        newest: dict[str, int] = {}
-        for at, told in self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S).items() if wanted else ():
-            newest[at.topic] = max(newest.get(at.topic, -1), int(told.result(TIMEOUT_S).timestamp))
-        return {name: stamp for name, stamp in newest.items() if stamp >= 0}
+    def _position(self, ends: Mapping[str, Mapping[int, int]]) -> int | None:
+        """Event time of the newest request, heartbeats included; None before the first.
 
-    def _replay(self, newest: Mapping[str, int], horizon_ms: int | None, rate: float | None) -> dict[str, Any]:
-        position = newest.get(REQUESTS)
+        Only of a topic without transactions can Kafka tell this: their commit markers carry the wall clock.
+        """
+        parts = [part for part, end in ends.get(REQUESTS, {}).items() if end]
+        wanted = {TopicPartition(REQUESTS, part): _SPEC.max_timestamp() for part in parts}
+        told = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S).values() if wanted else ()
+        return max((int(each.result(TIMEOUT_S).timestamp) for each in told), default=None)
+
+    def _replay(self, position: int | None, horizon_ms: int | None, rate: float | None) -> dict[str, Any]:
         if position is None:
             return {"state": "waiting", "event_time_ms": None, "horizon_ms": horizon_ms, "speed": None}
         speed = self._replay_rate.update({"position": position / 1000})["position"]
@@ -203,6 +200,7 @@ class Live:
     def _jobs(
         self,
         ends: Mapping[str, Mapping[int, int]],
+        archived: dict[tuple[str, int], int],
         newest: Mapping[str, int],
         rates: Mapping[str, float | None],
         problems: list[str],
@@ -213,7 +211,8 @@ class Live:
             flink = []
             problems.append(f"Flink does not answer: {exc}")
         found = {job["name"]: {"kind": "flink", **job} for job in flink}
-        for name, done in self._progress(problems).items():
+        progress = self._committed(problems) | ({"archive": archived} if archived else {})
+        for name, done in progress.items():
             lag = sum(max(0, ends.get(topic, {}).get(part, 0) - at) for (topic, part), at in done.items())
             rate = self._rates.update({f"group {name}": sum(done.values())})[f"group {name}"]
             found.setdefault(name, {"name": name, "kind": "process", "state": "running"})
@@ -224,12 +223,12 @@ class Live:
                 stamps = [newest[topic] for topic in outputs if topic in newest]
                 found[name] |= {
                     "out_per_s": _sum(rates.get(f"end {topic}") for topic in outputs),
-                    "event_time_ms": (max(stamps) if name == "features" else min(stamps)) if stamps else None,
+                    "event_time_ms": max(stamps, default=None),
                 }
         return list(found.values())
 
-    def _progress(self, problems: list[str]) -> dict[str, dict[tuple[str, int], int]]:
-        """What each consumer group has committed, and what the archive holds: next offset by topic and partition."""
+    def _committed(self, problems: list[str]) -> dict[str, dict[tuple[str, int], int]]:
+        """What each consumer group has committed: next offset by topic and partition."""
         done: dict[str, dict[tuple[str, int], int]] = {}
         listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(TIMEOUT_S)
         for group in sorted(each.group_id for each in listed.valid if each.group_id.startswith(GROUP_PREFIX)):
@@ -242,23 +241,37 @@ class Live:
             committed = {(at.topic, at.partition): at.offset for at in parts if at.offset >= 0}
             if committed:
                 done[group.removeprefix(GROUP_PREFIX)] = committed
-        try:
-            if archived := self._archived():
-                done["archive"] = archived
-        except Exception as exc:  # clickhouse_connect raises its own, urllib3's and the socket's
-            problems.append(f"ClickHouse does not answer: {str(exc).splitlines()[0][:200]}")
         return done
 
-    def _archived(self) -> dict[tuple[str, int], int]:
-        client = self._clickhouse()
-        sql = f"SELECT table FROM system.columns WHERE database = '{DATABASE}' AND name = '_offset'"
-        tables = sorted(str(name) for (name,) in client.query(sql).result_rows)
-        if not tables:
-            return {}
-        each = "SELECT '{0}', _partition, max(_offset) + 1 FROM {1}.{0} GROUP BY _partition"
-        rows = client.query(" UNION ALL ".join(each.format(name, DATABASE) for name in tables)).result_rows
-        names = {table_name(name): name for name in self._admin.list_topics(timeout=TIMEOUT_S).topics}
-        return {(names[table], int(part)): int(end) for table, part, end in rows if table in names}
+    def _archived(self, problems: list[str]) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
+        """What the archive holds: next offset by topic and partition, and the newest event time by topic."""
+        try:
+            return self._in_tables(self._clickhouse())
+        except Exception as exc:  # clickhouse_connect raises its own, urllib3's and the socket's
+            problems.append(f"ClickHouse does not answer: {str(exc).splitlines()[0][:200]}")
+            return {}, {}
+
+    def _in_tables(self, client: Client) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
+        listed = f"SELECT table, name FROM system.columns WHERE database = '{DATABASE}' AND name IN {(OFFSET, *_TIMES)}"
+        columns: dict[str, set[str]] = {}
+        for table, name in client.query(listed).result_rows:
+            columns.setdefault(str(table), set()).add(str(name))
+        asked = []
+        for table, names in sorted(columns.items()):
+            time_column = next((name for name in _TIMES if name in names), None)
+            newest = f"toUnixTimestamp64Milli(max({time_column}))" if time_column else "toInt64(-1)"
+            asked.append(
+                f"SELECT '{table}', {PARTITION}, max({OFFSET}) + 1, {newest} FROM {DATABASE}.{table} GROUP BY 2"
+            )
+        rows = client.query(" UNION ALL ".join(asked)).result_rows if asked else ()
+        names_of = {table_name(name): name for name in self._admin.list_topics(timeout=TIMEOUT_S).topics}
+        offsets: dict[tuple[str, int], int] = {}
+        times: dict[str, int] = {}
+        for table, part, end, newest_ms in rows:
+            if name_of := names_of.get(str(table)):
+                offsets[name_of, int(part)] = int(end)
+                times[name_of] = max(times.get(name_of, -1), int(newest_ms))
+        return offsets, times
 
 
 def _flow(values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -120,6 +120,7 @@ def test_live_tells_where_the_replay_is_and_who_lags(page: PageServer) -> None:
     jobs = {each["name"]: each for each in told["jobs"]}
     assert jobs["scoring"]["lag"] == 10
     assert jobs["archive"]["lag"] == 0
+    assert jobs["scoring"]["event_time_ms"] == round(rows()[0][-1].timestamp() * 1000)
     assert told["problems"] == []
     assert told["totals"]["events"] == 100
 
