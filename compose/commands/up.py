@@ -22,8 +22,9 @@ __all__ = ["command"]
 def command(detach: bool) -> None:
     r"""Start the local platform and keep it running.
 
-    Starts Kafka, a Flink cluster and ClickHouse on free ports of this machine, restarts whatever of them dies, and
-    stops them all on Ctrl-C. The first run fetches some 75 MB of Java archives; later ones need no network.
+    Starts Kafka, a Flink cluster, ClickHouse and Headwater's own services on free ports of this machine, restarts
+    whatever of them dies, and stops them all on Ctrl-C. The first run fetches some 75 MB of Java archives; later ones
+    need no network.
 
     \b
     HEADWATER_HOME          where all state is kept (default: ~/.local/state/headwater)
@@ -53,9 +54,11 @@ def _foreground(home: Home, console: Console) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
         signal.signal(signal.SIGHUP, _interrupt)
-    platform = Platform(home)
+    platform: Platform | None = None
     try:
         began = time.monotonic()
+        with console.status("Reading the feature definitions"):
+            platform = _platform(home)
         platform.start()
         with console.status("Starting") as status:
             platform.wait(on_tick=lambda facts: status.update(_progress(facts)))
@@ -69,8 +72,21 @@ def _foreground(home: Home, console: Console) -> None:
     except KeyboardInterrupt:
         console.print("Stopping. Ctrl-C again kills what is left.")
     finally:
-        platform.stop()
+        if platform is not None:
+            platform.stop()
     console.print("Stopped.")
+
+
+def _platform(home: Home) -> Platform:
+    """The whole platform. To derive its topics Feast is imported, which takes a while: not for a command's help."""
+    home.prepare()
+    from compose.services import headwater_platform
+    from features.compiler.repo import RepoError
+
+    try:
+        return headwater_platform(home)
+    except RepoError as exc:
+        raise PlatformError(f"The feature definitions cannot be read: {exc}") from exc
 
 
 def _progress(facts: dict[str, Any]) -> str:

@@ -18,7 +18,9 @@ from typing import Any
 
 from compose.local.flink import client_environ, latest_checkpoint
 from compose.local.home import Home, PlatformError, write_text
+from compose.local.platform import Running
 from compose.local.runner import log_tail
+from compose.local.watchdog import TOKEN_VARIABLE
 
 __all__ = ["FlinkRest", "JobBook", "JobRecord"]
 
@@ -183,8 +185,11 @@ class JobBook:
         return sent
 
     def _environ(self) -> dict[str, str]:
+        running = Running.find(self._home)
         return {
             **os.environ,
+            # A submission under way ends with the platform it is for.
+            **({TOKEN_VARIABLE: running.token} if running else {}),
             **client_environ(self._home),
             "HEADWATER_HOME": str(self._home.root),
             "HEADWATER_KAFKA": self._kafka,

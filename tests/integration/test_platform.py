@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, Producer
 
 from compose.local import watchdog
 from compose.local.flink import client_environ, latest_checkpoint
+from compose.local.home import Home
 from compose.local.kafka import create_topics
 from compose.local.platform import AlreadyRunningError, Platform, Running, memory_bytes
 from schemas.topics import TOPICS, Topic
@@ -31,8 +32,9 @@ from pyflink.table import DataTypes
 from pyflink.table.udf import udf
 from jobs.cluster import Cluster, send, stream_environment
 
-kafka, flink, source, sink = sys.argv[1:]
-tables = stream_environment(Cluster(flink, checkpoint_ms=500), "doubling")
+kafka, flink, source, sink, *checkpoint = sys.argv[1:]
+savepoint = f"file://{checkpoint[0]}" if checkpoint else ""
+tables = stream_environment(Cluster(flink, checkpoint_ms=500, savepoint=savepoint), "doubling")
 
 @udf(result_type=DataTypes.BIGINT(), func_type="pandas")
 def double(x: pd.Series) -> pd.Series:
@@ -59,17 +61,17 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 60, what: str = 
     return result
 
 
-def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as response:
-        return json.load(response)
-
-
 def submit(platform: Platform, *arguments: str) -> str:
     environ = {**platform.environ, **client_environ(platform.home)}
     command = [sys.executable, "-c", JOB, platform.endpoints.kafka, platform.endpoints.flink, *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.split()[-1]
+
+
+def cancel(platform: Platform, job: str) -> None:
+    url = f"{platform.endpoints.flink}/jobs/{job}?mode=cancel"
+    urllib.request.urlopen(urllib.request.Request(url, method="PATCH"), timeout=10).close()
 
 
 def produce(platform: Platform, topic: str, numbers: range) -> None:
@@ -108,8 +110,6 @@ class Reader:
 def fresh_home(tmp_path: Path) -> Iterator[Path]:
     """A state directory; whatever still runs in it at the end was left behind, and is ended."""
     yield tmp_path / "home"
-    from compose.local.home import Home
-
     if (running := Running.read(Home(tmp_path / "home"))) is not None:
         if running.alive:
             os.kill(running.pid, signal.SIGKILL)
@@ -168,7 +168,6 @@ def test_a_python_job_survives_kill_9_of_each_part(platform, kafka_topic):
     """TaskManager, one of its Python workers, Kafka: everything arrives, once."""
     source, sink = kafka_topic("numbers"), kafka_topic("doubles")
     job = submit(platform, source, sink)
-    jobs = f"{platform.endpoints.flink}/jobs/{job}"
     reader = Reader(platform, sink)
     try:
         produce(platform, source, range(1000))
@@ -190,12 +189,10 @@ def test_a_python_job_survives_kill_9_of_each_part(platform, kafka_topic):
         assert not workers & set(watchdog.members(platform.token))
         assert latest_checkpoint(platform.home, job) is not None
     finally:
-        urllib.request.urlopen(urllib.request.Request(f"{jobs}?mode=cancel", method="PATCH"), timeout=10).close()
+        cancel(platform, job)
 
 
 def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(fresh_home):
-    from compose.local.home import Home
-
     home = Home(fresh_home)
     first = headwater(fresh_home, "up")
     running = eventually(lambda: (r := Running.find(home)) and r.state == "up" and r, START_S, "the platform")
@@ -234,17 +231,41 @@ def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(fresh_home):
     assert Running.read(home) is None
 
 
-@pytest.mark.parametrize("when_s", [0.0, 1.5], ids=["at once", "while it starts"])
-def test_ctrl_c_stops_everything(fresh_home, when_s):
-    from compose.local.home import Home
-
+@pytest.mark.parametrize("started", [False, True], ids=["before it starts", "while it starts"])
+def test_ctrl_c_stops_everything(fresh_home, started):
     process = headwater(fresh_home, "up")
-    running = eventually(lambda: Running.find(Home(fresh_home)), 30, "platform.json")
-    time.sleep(when_s)
+    if started:
+        running = eventually(lambda: (r := Running.find(Home(fresh_home))) and r.services and r, 60, "platform.json")
+        eventually(lambda: watchdog.members(running.token), 30, "a service")
+    else:
+        eventually((fresh_home / "kafka").exists, 30, "the state directory")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Stopped." in out
     assert "Traceback" not in err
-    assert not watchdog.members(running.token)
+    assert not started or not watchdog.members(running.token)
     assert not (fresh_home / "platform.json").exists()
+
+
+def test_a_jobmanager_that_died_has_its_jobs_again(platform, kafka_topic, monkeypatch):
+    """The cluster forgets its jobs; sent again from the last checkpoint, they lose nothing and repeat nothing."""
+    source, sink = kafka_topic("numbers"), kafka_topic("doubles")
+    jobs = [submit(platform, source, sink)]
+
+    def again(told: Platform) -> None:
+        assert told is platform
+        jobs.append(submit(platform, source, sink, str(latest_checkpoint(platform.home, jobs[0]))))
+
+    monkeypatch.setattr(platform, "_on_jobmanager_restart", again)
+    reader = Reader(platform, sink)
+    try:
+        produce(platform, source, range(1000))
+        eventually(lambda: len(reader.numbers()) >= 1000, 90, "the first thousand")
+        os.kill(platform.supervisor.facts()["jobmanager"]["pid"], signal.SIGKILL)
+        produce(platform, source, range(1000, 2000))
+        eventually(lambda: len(reader.numbers()) >= 2000, 120, "the second thousand")
+        assert reader.numbers() == list(range(0, 4000, 2))
+        assert len(jobs) == 2
+    finally:
+        cancel(platform, jobs[-1])
