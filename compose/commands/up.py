@@ -12,7 +12,8 @@ from rich.console import Console
 
 from compose.commands.tables import services_table
 from compose.local.home import Home, PlatformError
-from compose.local.platform import START_TIMEOUT_S, AlreadyRunningError, Platform, Running
+from compose.local.platform import PORT_NAMES, START_TIMEOUT_S, AlreadyRunningError, Platform, Running
+from compose.local.services import free_ports
 
 __all__ = ["command"]
 
@@ -57,6 +58,9 @@ def _foreground(home: Home, console: Console) -> None:
     platform: Platform | None = None
     try:
         began = time.monotonic()
+        # First what fails at once, and what shows a progress bar of its own.
+        Platform(home).prepare()
+        free_ports(PORT_NAMES)
         with console.status("Reading the feature definitions"):
             platform = _platform(home)
         platform.start()
@@ -79,7 +83,6 @@ def _foreground(home: Home, console: Console) -> None:
 
 def _platform(home: Home) -> Platform:
     """The whole platform. To derive its topics Feast is imported, which takes a while: not for a command's help."""
-    home.prepare()
     from compose.services import headwater_platform
     from features.compiler.repo import RepoError
 
