@@ -39,7 +39,6 @@ from monitors.watchers import (
     data_window,
     feature_window,
     performance_window,
-    stands_still,
     tally,
 )
 
@@ -258,7 +257,7 @@ class ModelMonitor:
         if hours is None:  # nothing asked for days: the number of requests is what there is to judge
             hours = _nothing(reference)
         counted = self._tally(hours, reference).between(start, end)
-        still = stands_still(self._labels, hour, reference, self.settings.data)
+        still = self.settings.data.activity.stands_still(self._labels, hour, reference.profile.labels)
         results, findings = data_window(
             counted, partial(hours.between, start, end), end, still, reference, self.settings.data
         )
@@ -325,7 +324,7 @@ class ModelMonitor:
         reference = self._references.get(self._version or "")
         days = reference.window_days if reference is not None else 1
         keep_hours, keep_days = now - _DATA_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
-        keep_labels = now - self.settings.data.activity_hours * HOUR_MS
+        keep_labels = now - self.settings.data.activity.hours * HOUR_MS
         self._labels = {hour: n for hour, n in self._labels.items() if hour >= keep_labels}
         for version, track in list(self._tracks.items()):
             track.hours = _since(track.hours, keep_hours)

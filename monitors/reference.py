@@ -13,9 +13,10 @@ import numpy as np
 from monitors.buckets import Floats, Ints, Kind
 from monitors.sketches import ColumnSketch, Sketches
 
-__all__ = ["ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError"]
+__all__ = ["Activity", "ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError"]
 
 VERSION: Final = 1
+HOUR_MS: Final = 3_600_000
 Role = Literal["monitored", "context"]
 
 
@@ -39,6 +40,41 @@ class ColumnSpec:
     kind: Kind
     role: Role = "monitored"
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """When the world itself is at a standstill.
+
+    Attributes
+    ----------
+    share : float, hours : int
+        Labels come at less than this part of the usual rate, over so many hours or in the newest of them.
+    labels_min : float
+        Fewest labels expected in the newest hour for it to count by itself.
+    """
+
+    share: float = 0.6
+    hours: int = 6
+    labels_min: float = 10.0
+
+    def stands_still(self, labels: Mapping[int, int], hour_ms: int, usual: Floats) -> bool:
+        """Whether silence elsewhere is the world's, not a feed's.
+
+        Parameters
+        ----------
+        labels : mapping of int to int
+            Labels that arrived in each hour, by its start.
+        hour_ms : int
+            Start of the newest hour.
+        usual : ndarray, shape (24,)
+            Labels expected in each hour of the day.
+        """
+        hours = [hour_ms - i * HOUR_MS for i in range(self.hours)]
+        expected = [float(usual[hour // HOUR_MS % 24]) for hour in hours]
+        found = [labels.get(hour, 0) for hour in hours]
+        newest = expected[0] >= self.labels_min and found[0] < self.share * expected[0]
+        return newest or sum(found) < self.share * sum(expected)
 
 
 @dataclass(frozen=True)
@@ -87,7 +123,7 @@ class Profile:
     labels : ndarray, shape (24,)
         Mean number of labels that arrive in the hour.
     null_high : ndarray, shape (24, C)
-        Largest null rate seen in such a window; 1 where the reference had too few rows to tell.
+        Largest null rate of such a window while labels arrived; 1 where the reference had too few rows to tell.
     range_low, range_high : ndarray, shape (C,)
         Values outside are out of range; infinite for categories and context.
     """

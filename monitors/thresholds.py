@@ -11,7 +11,7 @@ Columns that follow the season itself are to be marked context.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints
-from monitors.reference import ColumnSpec, Null, Profile, Reference, UnusableReferenceError
+from monitors.reference import Activity, ColumnSpec, Null, Profile, Reference, UnusableReferenceError
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup
 
@@ -50,6 +50,9 @@ class Calibration:
         Range of a column: its median and `range_factor` times as far as the quantiles at `range_quantile` from either
         end. 4 times 0.5% leaves a clean year of flights within it (most outside in any 3 h with 60 rows: 5% for a mean
         of an hour) and puts minutes sent as seconds outside (median 84%).
+    activity : Activity
+        Hours in which the world stood still do not count for what null rates are usual: with a blizzard in the
+        reference every hour has once been silent.
     data_window_hours : int
     rows_min : int
         Fewest rows from which a data window is judged: at night there are ten in three hours.
@@ -62,6 +65,7 @@ class Calibration:
     distance_floor: float = 0.1
     range_quantile: float = 0.005
     range_factor: float = 4.0
+    activity: Activity = field(default_factory=Activity)
     data_window_hours: int = 3
     rows_min: int = 40
 
@@ -220,13 +224,17 @@ def _profile(columns: Mapping[str, ColumnSpec], features: Sketches, losses: Sket
     window_rows, window_nulls = rolling_sum(rows, width), rolling_sum(nulls, width)
     rows_low = np.full(24, np.inf)
     np.minimum.at(rows_low, hour, window_rows)
-    null_high = _usual_nulls(hour, window_rows, window_nulls, settings)
     labels = np.bincount(losses.tiles // HOUR_MS % 24, weights=losses.rows, minlength=24)
     label_days = max((int(losses.tiles[-1]) - int(losses.tiles[0])) / DAY_MS, 1.0)
+    usual = _neighbours(labels / label_days, np.mean)
+    arrived = dict(zip(losses.tiles.tolist(), losses.rows.tolist(), strict=True))
+    ends = [start + (i + width - 1) * HOUR_MS for i in range(len(hour))]
+    alive = np.array([not settings.activity.stands_still(arrived, end, usual) for end in ends])
+    null_high = _usual_nulls(hour[alive], window_rows[alive], window_nulls[alive], settings)
     low, high = _ranges(columns, features, settings)
     return Profile(
         rows_low=_neighbours(np.where(np.isinf(rows_low), 0.0, rows_low), np.min),
-        labels=_neighbours(labels / label_days, np.mean),
+        labels=usual,
         null_high=_neighbours(null_high, np.max),
         range_low=low,
         range_high=high,

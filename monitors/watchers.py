@@ -1,8 +1,8 @@
 """The four monitors, each a judgement of one window against a reference. No state, no time of their own."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints, bucket_values
 from monitors.incidents import Evidence, Finding, Severity
-from monitors.reference import Null, Reference
+from monitors.reference import Activity, Null, Reference
 from monitors.sketches import ColumnSketch, Sketches
 from monitors.statistics import distance, null_rate
 
@@ -22,11 +22,11 @@ __all__ = [
     "data_window",
     "feature_window",
     "performance_window",
-    "stands_still",
     "tally",
 ]
 
 HOUR_MS: Final = 3_600_000
+_WHOLE_DAY: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,10 @@ class DataSettings:
         are of rows, not of values: where most are null the few left are such stragglers.
     volume : float
         Fewer requests than this part of the fewest ever seen at the hour are an outage.
-    activity : float, activity_hours : int
-        Features that fall silent are the feed's fault only while labels still arrive at this part of the usual rate,
-        over so many hours and in the newest of them. In the blizzard of 8 February 2013 departures and arrivals ended
-        together.
-    labels_min : float
-        Fewest labels expected in the newest hour for it to count by itself.
+    activity : Activity
+        Features or requests that fall silent are the feed's fault only while labels still arrive. In the blizzard of
+        8 February 2013 departures and arrivals ended together. What stops altogether is for the lag and throughput of
+        jobs to show.
     companion : float
         Least KS or total variation at which another column of a convicted feed is named as well.
     columns_reported : int
@@ -91,9 +89,7 @@ class DataSettings:
     likely: float = 0.3
     sure: float = 0.7
     volume: float = 0.5
-    activity: float = 0.6
-    activity_hours: int = 6
-    labels_min: float = 10.0
+    activity: Activity = field(default_factory=Activity)
     companion: float = 0.25
     columns_reported: int = 3
 
@@ -138,25 +134,6 @@ def tally(hours: Sketches, reference: Reference) -> Tally:
     return Tally(hours.tiles, hours.rows, np.stack([hours.nulls, *counted], axis=1))
 
 
-def stands_still(labels: Mapping[int, int], hour_ms: int, reference: Reference, settings: DataSettings) -> bool:
-    """Whether labels come so much slower than usual that silence elsewhere is the world's, not a feed's.
-
-    Parameters
-    ----------
-    labels : mapping of int to int
-        Labels that arrived in each hour, by its start.
-    hour_ms : int
-        Start of the newest hour.
-    reference : Reference
-    settings : DataSettings
-    """
-    hours = [hour_ms - i * HOUR_MS for i in range(settings.activity_hours)]
-    usual = [float(reference.profile.labels[hour // HOUR_MS % 24]) for hour in hours]
-    found = [labels.get(hour, 0) for hour in hours]
-    newest = usual[0] >= settings.labels_min and found[0] < settings.activity * usual[0]
-    return newest or sum(found) < settings.activity * sum(usual)
-
-
 def data_window(
     window: Tally,
     sketches: Callable[[], Sketches],
@@ -176,13 +153,13 @@ def data_window(
     end_ms : int
         End of the window, the end of an hour.
     still : bool
-        See :func:`stands_still`.
+        See :meth:`monitors.reference.Activity.stands_still`.
     reference : Reference
     settings : DataSettings
     """
     hour = (end_ms // HOUR_MS - 1) % 24
     rows = int(window.rows.sum())
-    volume, results = _volume(rows, float(reference.profile.rows_low[hour]), settings)
+    volume, results = _volume(rows, float(reference.profile.rows_low[hour]), still, settings)
     findings = {"": volume}
     if rows < settings.rows_few:
         return results, findings | {source: Finding(None) for source in reference.feeds}
@@ -234,12 +211,15 @@ def _nearest(
     return tuple(results)
 
 
-def _volume(rows: int, usual: float, settings: DataSettings) -> tuple[Finding, tuple[Result, ...]]:
+def _volume(rows: int, usual: float, still: bool, settings: DataSettings) -> tuple[Finding, tuple[Result, ...]]:
     least = settings.volume * usual
     if usual < settings.rows_min:
         return Finding(None), ()
-    fired = rows < least
+    few = rows < least
+    fired = few and not still
     result = Result("", "", "rows", float(rows), least, None, rows, fired)
+    if few and still:  # labels have ended too: traffic itself has
+        return Finding(None), (result,)
     evidence = (Evidence("", "rows", float(rows), least, 1.0),)
     summary = f"Only {rows} requests where the quietest day had {usual:.0f}: the feed of requests is at fault."
     return Finding(fired, "critical", "data", summary, evidence) if fired else Finding(False), (result,)
@@ -325,9 +305,15 @@ def _scale(reference: ColumnSketch, current: ColumnSketch) -> float:
 
 
 def feature_window(window: Sketches, reference: Reference, rows_min: int) -> tuple[tuple[Result, ...], Finding]:
-    """Judge some days of traffic: every column by every distance that the reference has thresholds for."""
+    """Judge some days of traffic: every column by every distance that the reference has thresholds for.
+
+    `window` is in tiles of a day. Where a day is missing, or has less than a quarter of the usual traffic, nothing is
+    judged: a week without its Sunday is unlike any week for that reason alone.
+    """
     whole, results = window.collapse(), []
     rows = int(whole.rows.sum())
+    enough = rows >= rows_min and len(window.tiles) == reference.window_days
+    enough = enough and bool(window.rows.min() >= _WHOLE_DAY * np.median(window.rows))
     for name in whole.names:
         usual, found = reference.usual[name], whole.column(name)
         for null in reference.nulls[name]:
@@ -337,9 +323,9 @@ def feature_window(window: Sketches, reference: Reference, rows_min: int) -> tup
                 value, count = distance(null.statistic, usual, found), found.count
             if math.isnan(value):
                 continue
-            fired = reference.columns[name].role == "monitored" and rows >= rows_min and null.fired(value)
+            fired = reference.columns[name].role == "monitored" and enough and null.fired(value)
             results.append(Result(name, "", null.statistic, value, null.high, null.p_value(value), count, fired))
-    if rows < rows_min:
+    if not enough:
         return tuple(results), Finding(None)
     worst = [each for each in results if each.fired]
     if not worst:

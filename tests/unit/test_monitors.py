@@ -15,6 +15,8 @@ from monitors.reference import ColumnSpec, Reference, UnusableReferenceError
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import build_reference
 from monitors.watchers import Window
+from schemas.codec import Codec
+from schemas.topics import topic
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -126,6 +128,28 @@ def test_no_requests_at_all_are_an_outage_of_their_feed():
     opened = [alert for alert in monitored(new(), cut)[1] if alert.monitor == "data" and alert.status == "opened"]
     assert [alert.segment for alert in opened] == [""]
     assert opened[0].window_end <= ms(8, 13, 18)
+
+
+def test_traffic_that_ends_is_no_fault_and_no_drift():
+    frame = traffic(ms(8, 8), ms(8, 19))
+    monitor = new()
+    _, alerts = monitored(monitor, frame)
+    before = {alert.incident_id for alert in alerts}
+    monitor.add_losses("1", losses(frame[frame["label_ms"] >= ms(8, 19)]))
+    windows, alerts = monitor.advance(ms(8, 23))
+    assert {window.window_end for window in windows} >= {ms(8, 23)}
+    assert [alert for alert in alerts if alert.status == "opened" and alert.incident_id not in before] == []
+
+
+def test_records_fit_their_schemas():
+    windows, alerts = monitored(new(), traffic(ms(8, 8), ms(8, 19), "units"))
+    for name, found in (("drift.windows", windows), ("drift.alerts", alerts)):
+        codec = Codec(topic(name).schema, topic(name).schema_id)
+        assert found
+        for each in found:
+            record = each.record()
+            end = codec.decode(codec.encode(record))["window_end"]
+            assert int(end.timestamp() * 1000) == record["window_end"]
 
 
 def test_context_is_reported_and_never_fires():
