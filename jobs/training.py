@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,12 @@ from monitors.sketches import sketch_batch
 from monitors.thresholds import build_reference
 from schemas.topics import DAY_MS
 
-__all__ = ["Run", "column_specs", "fit", "main", "train"]
+__all__ = ["Run", "column_specs", "fit", "fit_on_history", "main", "train"]
 
 REPO = Path(__file__).parents[1] / "features"
 SEED = 7
 HELD_OUT_MS = 7 * DAY_MS
+ROWS_MIN, HELD_OUT_MIN = 1000, 100
 # Losses of a reference come from folds of whole days over so much recent traffic: enough windows to draw from.
 REFERENCE_MS = 62 * DAY_MS
 FOLDS = 3
@@ -58,7 +59,15 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Run:
-    """The rows of a run: ``frame`` with inputs, ``time_ms`` of requests, ``label_ms`` of labels, ``late``, ``logged``."""
+    """The rows of a run.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Inputs, ``time_ms`` of requests, ``label_ms`` of labels, ``late`` (the outcome, 0 or 1) and ``logged`` (what was
+        answered).
+    inputs : ModelInputs
+    """
 
     frame: pd.DataFrame
     inputs: ModelInputs
@@ -147,8 +156,11 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
     inputs = model_inputs(load_repo(REPO), payload["model"])
     run = load(payload, inputs)
     held = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - HELD_OUT_MS
-    if held.sum() < 100 or (~held).sum() < 1000 or run.label[~held].min() == run.label[~held].max():
-        reason = f"expected 1,000 labelled rows to train on and 100 to hold out, got {(~held).sum()} and {held.sum()}"
+    if held.sum() < HELD_OUT_MIN or (~held).sum() < ROWS_MIN or run.label[~held].min() == run.label[~held].max():
+        reason = (
+            f"expected {ROWS_MIN:,} labelled rows with both outcomes to train on and {HELD_OUT_MIN} to hold out, "
+            f"got {(~held).sum():,} and {held.sum()}"
+        )
         return {"status": "succeeded", "decision": "refused", "reason": reason, "held_out_rows": int(held.sum())}
     card = {"columns": list(inputs.columns), "categories": categories(run)}
     matrix = model_matrix(run.frame, card)
@@ -184,6 +196,35 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 2),
         **told,
     }
+
+
+def fit_on_history(
+    clickhouse: str, model: str, until_ms: int, quarantine: Sequence[tuple[int, int]] = ()
+) -> Callable[[pd.DataFrame], Floats] | None:
+    """A model fitted to everything known at an event time, as its probability of a frame of logged columns.
+
+    Parameters
+    ----------
+    clickhouse : str
+        ``http://host:port``.
+    model : str
+    until_ms : int
+        UTC epoch milliseconds.
+    quarantine : sequence of (int, int)
+        Spans of request time left out.
+
+    Returns
+    -------
+    callable or None
+        None where there are fewer than 1,000 labelled requests, or all have one outcome.
+    """
+    inputs = model_inputs(load_repo(REPO), model)
+    run = load({"clickhouse": clickhouse, "cutoff_ms": until_ms, "quarantine": quarantine}, inputs)
+    if len(run.frame) < ROWS_MIN or run.label.min() == run.label.max():
+        return None
+    card = {"columns": list(inputs.columns), "categories": categories(run)}
+    fitted = fit(model_matrix(run.frame, card), run.label)
+    return lambda frame: fitted.predict_proba(model_matrix(frame, card))[:, 1]
 
 
 def reference(run: Run, matrix: npt.NDArray[np.float32], version: str, payload: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """What a finished demo says: the ledger counted and frozen models scored on the same requests, in one summary."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from compose.local.platform import Platform
 from compose.performance import Score
 from jobs.serving import Scorer
 
-__all__ = ["client_of", "conclude", "failure", "first_model"]
+__all__ = ["client_of", "conclude", "failure", "first_model", "half_year_model"]
 
 
 def client_of(url: str) -> Client:
@@ -57,7 +58,7 @@ def conclude(
         ledger,
         frozen=score_of(found[0]) if found else None,
         frozen_from_ms=found[1] if found else None,
-        train_half_year=lambda until_ms: None,
+        train_half_year=partial(half_year_model, at.clickhouse),
         seconds=seconds,
         replay_seconds=replay_seconds,
         progress=progress,
@@ -74,6 +75,13 @@ def score_of(directory: str) -> Score:
         return scorer.score(frame, np.full(count, Path(directory).name), np.full(count, directory), none)
 
     return score
+
+
+def half_year_model(clickhouse: str, until_ms: int, model: str = "delay") -> Score | None:
+    """A model trained on what was logged and known at an event time; None where that is too little to train on."""
+    from jobs.training import fit_on_history
+
+    return fit_on_history(clickhouse, model, until_ms)
 
 
 def first_model(kafka: str) -> tuple[str, int] | None:

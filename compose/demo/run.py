@@ -131,6 +131,7 @@ class Demo:
 
         pulse = Pulse(self.platform.endpoints.kafka, self.platform.endpoints.clickhouse)
         moved, last = time.monotonic(), None
+        lacking: list[str] = []
         while True:
             position = self.position()
             tell(position)
@@ -139,12 +140,14 @@ class Demo:
                 moved, last = time.monotonic(), beat
             still = time.monotonic() - moved
             busy = [each for each in fold(self._log.records) if _in_flight(each)]
-            if position.state == "done" and not busy and still > QUIET_SECONDS and not pulse.lag():
-                return
+            if position.state == "done" and not busy and still > QUIET_SECONDS:
+                lacking = pulse.outstanding(self.sent, position.end_ms) or pulse.lag()
+                if not lacking:
+                    return
             if still > STALLED_SECONDS:
                 raise PlatformError(
                     f"Nothing has moved for {STALLED_SECONDS:.0f} s: the replay is {position.state}, waiting for "
-                    f"{[each.incident_id for each in busy] or pulse.lag() or 'the jobs'}. "
+                    f"{[each.incident_id for each in busy] or lacking or 'the jobs'}. "
                     f"`headwater logs` of {self.platform.home.root} tells more."
                 )
             time.sleep(0.5)

@@ -115,21 +115,29 @@ class Archive:
                     found[name, part] = last
         return found
 
+    def rows(self, topic: str) -> int:
+        """Archived records of a topic; 0 where ClickHouse cannot say."""
+        try:
+            return sum(int(count) for _, _, count in self._stored(topic))
+        except (ClickHouseError, OSError):
+            return 0
+
+    def _stored(self, topic: str) -> list[tuple[int, int, int]]:
+        """Partition, newest offset and number of records of a topic's table."""
+        address = urlsplit(self.clickhouse)
+        client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+        try:
+            table = f"headwater.{topic.replace('.', '_')}"
+            sql = f"SELECT _partition, max(_offset), count() FROM {table} GROUP BY _partition"
+            return [(int(part), int(offset), int(count)) for part, offset, count in client.query(sql).result_rows]
+        finally:
+            client.close()
+
     def lag(self, ends: Mapping[tuple[str, int], int]) -> list[str]:
         """What ClickHouse lacks, in words; empty once it has everything up to these offsets."""
-        address = urlsplit(self.clickhouse)
         try:
-            client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
-            try:
-                found = {
-                    (name, part): offset
-                    for name in {name for name, _ in ends}
-                    for part, offset in client.query(
-                        f"SELECT _partition, max(_offset) FROM headwater.{name.replace('.', '_')} GROUP BY _partition"
-                    ).result_rows
-                }
-            finally:
-                client.close()
+            names = {name for name, _ in ends}
+            found = {(name, part): offset for name in names for part, offset, _ in self._stored(name)}
         except (ClickHouseError, OSError) as exc:  # it may be starting, and the table may not be there yet
             return [f"{self.clickhouse}: {exc}"]
         return [
