@@ -15,13 +15,14 @@ from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 from pyflink.table import DataTypes, StreamTableEnvironment
 from pyflink.table.udf import udf
 
-from monitors.evaluate import TILE_MS, ModelMonitor, sketch_losses
+from monitors.evaluate import TILE_MS, ModelMonitor
+from monitors.matching import pack_answers, pack_labels
 from monitors.reference import Reference
 from monitors.sketches import Sketches
 from schemas.codec import Codec
 from schemas.topics import topic
 
-__all__ = ["FINDING", "FINDINGS", "Monitors", "evaluate", "last_of_each", "register_loss_sketch"]
+__all__ = ["FINDING", "FINDINGS", "Monitors", "evaluate", "last_of_each", "register_packing"]
 
 FINDINGS = ("drift.windows", "drift.alerts")
 FINDING = Types.ROW_NAMED(
@@ -55,7 +56,7 @@ class Monitors(KeyedProcessFunction):
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         """Tell the model's monitor; it judges when the watermark has passed the tile."""
-        told = (value["kind"], value["model_version"], bytes(value["sketch"]))
+        told = (value["kind"], value["model_version"], bytes(value["payload"]))
         monitor = self._monitor(ctx.get_current_key())
         self._told.add(told)
         tell(monitor, told)
@@ -117,14 +118,18 @@ class Loader:
 
 
 def tell(monitor: ModelMonitor, told: tuple[str, str, bytes]) -> None:
-    """Give a monitor what one record says: kind (``inputs`` or ``losses``), version, sketches."""
+    """Give a monitor what one record says: kind (``inputs``, ``answers``, ``labels``), version, payload."""
     kind, version, payload = told
-    add = monitor.add_sketches if kind == "inputs" else monitor.add_losses
-    add(version, Sketches.from_bytes(payload))
+    if kind == "inputs":
+        monitor.add_sketches(version, Sketches.from_bytes(payload))
+    elif kind == "answers":
+        monitor.add_answers(version, payload)
+    else:
+        monitor.add_labels(payload)
 
 
 def evaluate(stream: DataStream, models: Path) -> DataStream:
-    """Windows and alerts of the sketches in a stream, encoded: rows of topic, key, value and time."""
+    """Windows and alerts of what a stream tells, encoded: rows of topic, key, value and time."""
     return stream.key_by(lambda row: row["model"], key_type=Types.STRING()).process(Monitors(models), FINDING)
 
 
@@ -135,15 +140,25 @@ def last_of_each(values: pd.Series) -> Iterator[tuple[Any, np.ndarray[Any, Any]]
         yield value, np.flatnonzero(codes == code)
 
 
-def loss_sketches(version: pd.Series, probability: pd.Series, positive: pd.Series, seconds: pd.Series) -> pd.Series:
-    """Sketches of the losses of a batch; each version's on its last row, null elsewhere."""
-    sketches = np.full(len(version), None, dtype=object)
-    p, label, time_ms = probability.to_numpy(float), positive.to_numpy(), seconds.to_numpy(np.int64) * 1000
+def packed_answers(version: pd.Series, request_id: pd.Series, probability: pd.Series, seconds: pd.Series) -> pd.Series:
+    """Answers of a batch, packed; each version's on its last row, null elsewhere."""
+    found = np.full(len(version), None, dtype=object)
+    ids, p, time_ms = request_id.to_numpy(object), probability.to_numpy(float), seconds.to_numpy(np.int64) * 1000
     for _, rows in last_of_each(version):
-        sketches[rows[-1]] = sketch_losses(p[rows], label[rows], time_ms[rows]).to_bytes()
-    return pd.Series(sketches)
+        found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows])
+    return pd.Series(found)
 
 
-def register_loss_sketch(environment: StreamTableEnvironment, name: str) -> None:
-    """Make :func:`loss_sketches` callable from SQL."""
-    environment.create_temporary_function(name, udf(loss_sketches, result_type=DataTypes.BYTES(), func_type="pandas"))
+def packed_labels(request_id: pd.Series, positive: pd.Series, seconds: pd.Series) -> pd.Series:
+    """Labels of a batch, packed, on its last row; null elsewhere."""
+    found = np.full(len(request_id), None, dtype=object)
+    if len(found):
+        found[-1] = pack_labels(request_id.to_numpy(object), positive.to_numpy(), seconds.to_numpy(np.int64) * 1000)
+    return pd.Series(found)
+
+
+def register_packing(environment: StreamTableEnvironment) -> None:
+    """Make :func:`packed_answers` and :func:`packed_labels` callable from SQL."""
+    for function in (packed_answers, packed_labels):
+        made = udf(function, result_type=DataTypes.BYTES(), func_type="pandas")
+        environment.create_temporary_function(function.__name__, made)

@@ -4,18 +4,16 @@ events ──▶ <view> as SQL ──▶ features.<view>
        └─▶ undecodable ────▶ <topic>.dlq
 """
 
-import json
 from collections.abc import Iterable
-from datetime import timedelta
 
 from feast import StreamFeatureView
 from feast.data_source import KafkaSource
 from pyflink.table import StatementSet, StreamTableEnvironment
 
 from features.compiler.flink import compile_view
+from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
 from jobs.tables import Broker, dead_letters, event_source, sink
-from schemas.codec import derived_id
 
 __all__ = ["build", "declare_source"]
 
@@ -27,7 +25,7 @@ def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[S
     for view in views:
         compiled = compile_view(view)
         if compiled.source not in sources:
-            declare_source(environment, statements, broker, view.stream_source)
+            declare_source(environment, statements, broker, stream_source(view))
             sources.add(compiled.source)
         for name, select in compiled.views:
             environment.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {select}")
@@ -44,13 +42,12 @@ def declare_source(
     shift_ms: int = 1,
 ) -> None:
     """Declare a Kafka source's tables and add the statement that sets its undecodable records aside."""
-    options = source.kafka_options
-    schema = json.loads(options.message_format.schema_json)
-    schema_id = int(source.tags.get("schema_id") or derived_id(schema))
-    delay_ms = (options.watermark_delay_threshold or timedelta(0)) // timedelta(milliseconds=1)
-    time = source.timestamp_field
-    for ddl in event_source(broker, source.name, options.topic, schema, schema_id, time, delay_ms, shift_ms):
+    topic, schema, delay_ms = source.kafka_options.topic, avro_schema(source), watermark_delay_ms(source)
+    declared = event_source(
+        broker, source.name, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms
+    )
+    for ddl in declared:
         environment.execute_sql(ddl)
-    ddl, insert = dead_letters(broker, source.name, options.topic)
+    ddl, insert = dead_letters(broker, source.name, topic)
     environment.execute_sql(ddl)
     statements.add_insert_sql(insert)

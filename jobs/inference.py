@@ -48,12 +48,17 @@ class Inference(ScalarFunction):
         self,
         request_id: pd.Series,
         seconds: pd.Series,
+        watermark_seconds: pd.Series,
         version: pd.Series,
         uri: pd.Series,
         prior: pd.Series,
         *columns: pd.Series,
     ) -> pd.DataFrame:
-        """One row a request: probability, and on the last request of each version the sketch of its rows."""
+        """One row a request: probability, watermark, and on the last request of each version the sketch of its rows.
+
+        The watermark goes through unchanged. It has to be looked up ahead of this function, and SQL behind it would be
+        merged with this call: a batch would come out with the watermark of the batch before, days old in a replay.
+        """
         assert self._scorer is not None  # open() came first
         frame = pd.DataFrame(dict(zip(self.columns, columns, strict=True)))
         probability = self._scorer.score(frame, version.to_numpy(), uri.to_numpy(), prior.to_numpy(dtype=float))
@@ -65,7 +70,14 @@ class Inference(ScalarFunction):
             if len(counted):
                 rows[counted[-1]] = len(counted)
                 sketches[counted[-1]] = self._sketch(frame, probability, seconds.to_numpy(), counted)
-        return pd.DataFrame({"probability": probability, "sketch_rows": rows, "sketch": sketches})
+        return pd.DataFrame(
+            {
+                "probability": probability,
+                "watermark_seconds": watermark_seconds.to_numpy(np.int64),
+                "sketch_rows": rows,
+                "sketch": sketches,
+            }
+        )
 
     def _sketch(self, frame: pd.DataFrame, probability: Any, seconds: Any, rows: Any) -> bytes:
         values = {name: frame[name].to_numpy()[rows] for name in self.columns}
@@ -78,6 +90,7 @@ def register_inference(environment: StreamTableEnvironment, name: str, inputs: M
     answer = DataTypes.ROW(
         [
             DataTypes.FIELD("probability", DataTypes.DOUBLE()),
+            DataTypes.FIELD("watermark_seconds", DataTypes.BIGINT()),
             DataTypes.FIELD("sketch_rows", DataTypes.INT()),
             DataTypes.FIELD("sketch", DataTypes.BYTES()),
         ]

@@ -70,13 +70,16 @@ def as_of(inputs: ModelInputs) -> str:
 def inferred(inputs: ModelInputs) -> str:
     """Every seen request with its probability; the last row of a batch also carries the batch's sketch."""
     arguments = ", ".join(f"`{name}`" for name in ("model_version", "model_uri", inputs.prior, *inputs.columns))
-    call = f"infer(`request_id`, {epoch_seconds('`rowtime`')}, {arguments})"
+    # Whole seconds, rounded down: the promise is a little weaker than it could be.
+    watermark = f"COALESCE({epoch_seconds('CURRENT_WATERMARK(`rowtime`)')}, 0)"
+    call = f"infer(`request_id`, {epoch_seconds('`rowtime`')}, {watermark}, {arguments})"
     kept = [name for name in avro_columns(prediction_topic(inputs).schema) if name not in _COMPUTED]
     names = ", ".join(f"`{name}`" for name in kept)
     return (
         f"SELECT {names}, CAST(`rowtime` AS TIMESTAMP_LTZ(3)) AS `event_time`, "
-        "CURRENT_WATERMARK(`rowtime`) AS `watermark`, `answer`.`probability` AS `probability`, "
-        "`answer`.`sketch_rows` AS `sketch_rows`, `answer`.`sketch` AS `sketch`\n"
+        "TO_TIMESTAMP_LTZ(1000 * `answer`.`watermark_seconds`, 3) AS `watermark`, "
+        "`answer`.`probability` AS `probability`, `answer`.`sketch_rows` AS `sketch_rows`, "
+        "`answer`.`sketch` AS `sketch`\n"
         f"FROM (SELECT *, {call} AS `answer` FROM seen)"
     )
 

@@ -82,7 +82,8 @@ def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
     """The statements of a job. Its module is imported when it is the one: the model runtime takes seconds to load."""
     cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint)
     environment = stream_environment(cluster, f"headwater-{job}")
-    broker = Broker(plan.kafka, job, align="" if job == "drift" else ALIGNMENT)
+    ends_here = job == "drift"
+    broker = Broker(plan.kafka, job, align="" if ends_here else ALIGNMENT, carries=not ends_here)
     if job == "features":
         from jobs import features
 

@@ -54,11 +54,14 @@ class Broker:
         Prefix of consumer group and transactional ids: two jobs must never share one (flink-connector-kafka#156).
     align : str
         How far one topic may run ahead of the others in event time, as a Flink duration; empty for no bound.
+    carries : bool
+        Whether what the job writes carries its watermark on to the next: then watermarks follow every record.
     """
 
     servers: str
     job: str
     align: str = ""
+    carries: bool = False
 
 
 def avro_columns(schema: Mapping[str, Any]) -> dict[str, str]:
@@ -267,6 +270,10 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         "properties.isolation.level": "read_committed",
         "scan.startup.mode": "earliest-offset",
     }
+    if broker.carries:
+        # A row carries the watermark of the row before it. Emitted by the clock, watermarks lay days of a replay
+        # behind the rows they came with, and in a replay that paused there they stayed.
+        options["scan.watermark.emit.strategy"] = "on-event"
     if broker.align:
         # Without this a replay reads one topic months ahead of another and joins hold the difference in state.
         options |= {

@@ -29,10 +29,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from features.compiler.repo import load_repo
 from features.compiler.service import ModelInputs, model_inputs
+from features.compiler.sources import stream_source
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
 from monitors.evaluate import TILE_MS, sketch_losses
-from monitors.reference import ColumnSpec
+from monitors.reference import ColumnSpec, Role
 from monitors.sketches import sketch_batch
 from monitors.thresholds import build_reference
 from schemas.topics import DAY_MS
@@ -116,11 +117,11 @@ def categories(run: Run) -> dict[str, dict[str, int]]:
 
 def column_specs(inputs: ModelInputs) -> dict[str, ColumnSpec]:
     """How each input column is watched, and from which feed it comes."""
-    feeds = {view.name: view.stream_source.kafka_options.topic for view in inputs.views}
+    feeds = {view.name: stream_source(view).kafka_options.topic for view in inputs.views}
     found = {}
     for name in inputs.columns:
         kind: Kind = "categorical" if name in inputs.categorical else "numeric"
-        role = "context" if name in inputs.context else "monitored"
+        role: Role = "context" if name in inputs.context else "monitored"
         found[name] = ColumnSpec(kind, role, feeds.get(name.partition("__")[0], inputs.requests))
     return {**found, SCORE: ColumnSpec("score", "monitored", "")}
 

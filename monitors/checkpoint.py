@@ -12,7 +12,7 @@ from monitors.sketches import Sketches
 
 __all__ = ["LAYOUT", "CheckpointError", "State", "decode", "encode"]
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 _TABLES: Final = ("hours", "days", "losses")
 _TABLE: Final[list[dict[str, Any]]] = [
     {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"} for name in _TABLES
@@ -34,6 +34,8 @@ _SCHEMA = fastavro.parse_schema(
             {"name": "plain", "type": "string", "doc": "JSON."},
             {"name": "detector", "type": "bytes"},
             {"name": "tracks", "type": {"type": "array", "items": _TRACK}},
+            {"name": "answers", "type": {"type": "map", "values": "bytes"}, "doc": "By version; monitors.matching."},
+            {"name": "labels", "type": "bytes", "doc": "Those without answers; monitors.matching."},
         ],
     }
 )
@@ -55,6 +57,8 @@ class State:
         What JSON can hold.
     detector : bytes
     tracks : mapping of model version to (since, tables)
+    answers : mapping of model version to bytes
+    labels : bytes
     """
 
     model: str
@@ -62,6 +66,8 @@ class State:
     plain: Mapping[str, Any]
     detector: bytes
     tracks: Mapping[str, tuple[int, Mapping[str, Sketches | None]]]
+    answers: Mapping[str, bytes]
+    labels: bytes
 
 
 def encode(state: State) -> bytes:
@@ -81,6 +87,8 @@ def encode(state: State) -> bytes:
         "plain": json.dumps(state.plain, sort_keys=True),
         "detector": state.detector,
         "tracks": tracks,
+        "answers": dict(state.answers),
+        "labels": state.labels,
     }
     out = io.BytesIO()
     fastavro.schemaless_writer(out, _SCHEMA, record)
@@ -108,6 +116,14 @@ def decode(payload: bytes) -> State:
             )
             for each in record["tracks"]
         }
-        return State(record["model"], record["settings"], json.loads(record["plain"]), record["detector"], tracks)
+        return State(
+            record["model"],
+            record["settings"],
+            json.loads(record["plain"]),
+            record["detector"],
+            tracks,
+            record["answers"],
+            record["labels"],
+        )
     except Exception as exc:  # fastavro and json raise whatever the bytes led them into
         raise CheckpointError(f"expected monitor state, got {len(payload)} bytes that do not decode: {exc!r}") from exc

@@ -28,6 +28,7 @@ from monitors import checkpoint
 from monitors.buckets import Kind
 from monitors.detectors import SequentialDetector
 from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
+from monitors.matching import Match, Matcher
 from monitors.reference import Reference
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
@@ -167,6 +168,7 @@ class ModelMonitor:
         self._next_hour: int | None = None
         self._begun: int = 0
         self._counted: tuple[Sketches, Reference, Tally] | None = None
+        self._waiting = Matcher()
         self._detector = self._new_detector()
 
     def _new_detector(self) -> SequentialDetector:
@@ -186,6 +188,18 @@ class ModelMonitor:
         track = self._tracks.setdefault(version, _Track())
         track.hours = _added(track.hours, sketches)
         track.days = _added(track.days, sketches.coarsen(DAY_MS))
+
+    def add_answers(self, version: str, packed: bytes) -> None:
+        """Hear what a version answered, see :func:`monitors.matching.pack_answers`."""
+        self._take(self._waiting.add_answers(version, packed))
+
+    def add_labels(self, packed: bytes) -> None:
+        """Hear what became of requests, see :func:`monitors.matching.pack_labels`."""
+        self._take(self._waiting.add_labels(packed))
+
+    def _take(self, matches: list[Match]) -> None:
+        for each in matches:
+            self.add_losses(each.version, sketch_losses(each.probability, each.positive, each.time_ms))
 
     def add_losses(self, version: str, losses: Sketches) -> None:
         """Hear how a version did, see :func:`sketch_losses`."""
@@ -321,6 +335,7 @@ class ModelMonitor:
     def _forget(self) -> None:
         """Drop what no later window can need."""
         now = self._next_hour or 0
+        self._waiting.forget(now - 1)
         reference = self._references.get(self._version or "")
         days = reference.window_days if reference is not None else 1
         keep_hours, keep_days = now - _DATA_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
@@ -345,7 +360,9 @@ class ModelMonitor:
         }
         tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
         return checkpoint.encode(
-            checkpoint.State(self.model, self.settings.version, plain, self._detector.to_bytes(), tracks)
+            checkpoint.State(
+                self.model, self.settings.version, plain, self._detector.to_bytes(), tracks, *self._waiting.state()
+            )
         )
 
     @staticmethod
@@ -365,6 +382,7 @@ class ModelMonitor:
         monitor._labels = {int(hour): n for hour, n in plain["labels"]}
         monitor._book.restore(plain["book"])
         monitor._detector = SequentialDetector.from_bytes(state.detector)
+        monitor._waiting = Matcher(state.answers, state.labels)
         monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}
         return monitor
 

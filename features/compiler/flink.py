@@ -19,10 +19,10 @@ from datetime import timedelta
 from math import gcd
 
 from feast import Aggregation, StreamFeatureView
-from feast.data_source import KafkaSource
 from feast.transformation.mode import TransformationMode
 from feast.types import FeastType, Float32, Float64, Int32, Int64, PrimitiveFeastType, String
 
+from features.compiler.sources import stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
 
 __all__ = ["ROWTIME", "CompiledView", "compile_view", "events_table", "interval", "slide_ms", "sql_type"]
@@ -81,9 +81,7 @@ def compile_view(view: StreamFeatureView) -> CompiledView:
     UnsupportedViewError
         Naming the view, the field and the reason, for what cannot be compiled.
     """
-    source = view.stream_source
-    if not isinstance(source, KafkaSource):
-        raise UnsupportedViewError(f"feature view {view.name!r}: expected a KafkaSource, got {type(source).__name__}")
+    source = stream_source(view)
     events = (f"{view.name}_input", _input(view, events_table(source.name)))
     if not view.aggregations:
         return CompiledView(view.name, source.name, (events,), _latest(view, events[0]))

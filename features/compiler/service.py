@@ -11,13 +11,13 @@ A service says what Feast has no field for in its tags:
 ``label``      SQL over an outcome that says whether it is positive
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from feast import StreamFeatureView
 
 from features.compiler.repo import Repo, RepoError
+from features.compiler.sources import avro_schema
 from features.compiler.topics import EVENT_TIME, TIMESTAMP, WATERMARK, avro_type, value_fields
 from schemas.codec import derived_id
 from schemas.topics import Topic
@@ -100,7 +100,7 @@ def model_inputs(repo: Repo, service_name: str) -> ModelInputs:
         raise RepoError(f"feature service {service_name!r}: expected tags {', '.join(needed)}; {missing} not given")
     views = tuple(repo.view(projection.name) for projection in service.feature_view_projections)
     requests, labels = repo.kafka_source(tags["requests"]), repo.kafka_source(tags["labels"])
-    kinds = _kinds(requests.kafka_options.message_format.schema_json)
+    kinds = _kinds(avro_schema(requests))
     columns = [name.strip() for name in tags["columns"].split(",")]
     if unknown := [name for name in [*columns, tags["request_id"]] if name not in kinds]:
         raise RepoError(f"feature service {service_name!r}: {unknown} not in topic {requests.kafka_options.topic}")
@@ -152,10 +152,10 @@ def prediction_topic(inputs: ModelInputs) -> Topic:
     return Topic(f"predictions.{inputs.model}", derived_id(schema), key="request_id", definition=schema)
 
 
-def _kinds(schema_json: str) -> dict[str, str]:
+def _kinds(schema: dict[str, Any]) -> dict[str, str]:
     def kind(avro: Any) -> str:
         if isinstance(avro, list):
             return next(kind(each) for each in avro if each != "null")
         return str(avro["type"]) if isinstance(avro, dict) else str(avro)
 
-    return {field["name"]: kind(field["type"]) for field in json.loads(schema_json)["fields"]}
+    return {field["name"]: kind(field["type"]) for field in schema["fields"]}
