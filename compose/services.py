@@ -9,20 +9,21 @@ from compose.local.home import Home, write_text
 from compose.local.jobs import JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, http_ready, python_module
-from features.compiler.repo import load_repo
-from features.compiler.service import model_inputs, prediction_topic
+from features.compiler.inputs import write_inputs
+from features.compiler.repo import Repo, load_repo
+from features.compiler.service import model_inputs, plain_inputs, prediction_topic
 from features.compiler.topics import feature_topic
 from schemas.topics import TOPICS, Topic
 
-__all__ = ["REPO", "headwater_platform", "headwater_services", "repo_topics"]
+__all__ = ["INPUTS_FILE", "REPO", "headwater_platform", "headwater_services", "repo_topics"]
 
 REPO = Path(__file__).parents[1] / "features"
-# Jobs are told of a JobManager's death by the supervisor; everything else finds its way by itself.
+MODELS = ("delay",)
+INPUTS_FILE = "inputs.json"
 
 
-def repo_topics(repo: Path = REPO, services: Sequence[str] = ("delay",)) -> list[Topic]:
+def repo_topics(definitions: Repo, services: Sequence[str] = MODELS) -> list[Topic]:
     """Topics that a Feast repo gives rise to: one a stream feature view, one a model."""
-    definitions = load_repo(repo)
     views = [feature_topic(view) for view in definitions.views.values()]
     return views + [prediction_topic(model_inputs(definitions, service)) for service in services]
 
@@ -48,8 +49,11 @@ class _Topics:
         ]
 
     def write(self) -> None:
-        """Derive them anew."""
-        found = repo_topics(self.repo)
+        """Derive them anew, and what the models read."""
+        definitions = load_repo(self.repo)
+        inputs = {name: plain_inputs(model_inputs(definitions, name)) for name in MODELS}
+        write_inputs(self.home.path(INPUTS_FILE), inputs)
+        found = repo_topics(definitions)
         rows = [
             {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema}
             for each in found

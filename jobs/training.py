@@ -27,9 +27,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss, roc_auc_score
 
-from features.compiler.repo import load_repo
-from features.compiler.service import ModelInputs, model_inputs
-from features.compiler.sources import stream_source
+from features.compiler.inputs import Inputs
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
 from monitors.evaluate import TILE_MS, sketch_losses
@@ -40,7 +38,6 @@ from schemas.topics import DAY_MS
 
 __all__ = ["Run", "column_specs", "fit", "fit_on_history", "main", "train"]
 
-REPO = Path(__file__).parents[1] / "features"
 SEED = 7
 HELD_OUT_MS = 7 * DAY_MS
 ROWS_MIN, HELD_OUT_MIN = 1000, 100
@@ -67,11 +64,11 @@ class Run:
     frame : DataFrame
         Inputs, ``time_ms`` of requests, ``label_ms`` of labels, ``late`` (the outcome, 0 or 1) and ``logged`` (what was
         answered).
-    inputs : ModelInputs
+    inputs : Inputs
     """
 
     frame: pd.DataFrame
-    inputs: ModelInputs
+    inputs: Inputs
 
     @property
     def label(self) -> npt.NDArray[np.int64]:
@@ -79,7 +76,7 @@ class Run:
         return self.frame["late"].to_numpy(np.int64)
 
 
-def load(payload: Mapping[str, Any], inputs: ModelInputs) -> Run:
+def load(payload: Mapping[str, Any], inputs: Inputs) -> Run:
     """Labelled traffic as it was known at the cutoff, without quarantined spans; ordered, so that runs repeat."""
     address = urlsplit(payload["clickhouse"])
     client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
@@ -115,14 +112,13 @@ def categories(run: Run) -> dict[str, dict[str, int]]:
     return {name: {str(text): number for number, text in enumerate(texts)} for name, texts in named.items()}
 
 
-def column_specs(inputs: ModelInputs) -> dict[str, ColumnSpec]:
+def column_specs(inputs: Inputs) -> dict[str, ColumnSpec]:
     """How each input column is watched, and from which feed it comes."""
-    feeds = {view.name: stream_source(view).kafka_options.topic for view in inputs.views}
     found = {}
     for name in inputs.columns:
         kind: Kind = "categorical" if name in inputs.categorical else "numeric"
         role: Role = "context" if name in inputs.context else "monitored"
-        found[name] = ColumnSpec(kind, role, feeds.get(name.partition("__")[0], inputs.requests))
+        found[name] = ColumnSpec(kind, role, inputs.feeds[name])
     return {**found, SCORE: ColumnSpec("score", "monitored", "")}
 
 
@@ -141,7 +137,7 @@ def judge(label: npt.NDArray[np.int64], probability: Floats) -> dict[str, float]
     return {"log_loss": float(log_loss(label, clipped)), "auc": float(roc_auc_score(label, clipped))}
 
 
-def champion_scores(payload: Mapping[str, Any], held: pd.DataFrame, inputs: ModelInputs) -> Floats:
+def champion_scores(payload: Mapping[str, Any], held: pd.DataFrame, inputs: Inputs) -> Floats:
     """What the champion says of the held-out rows; the prior where there is none."""
     prior = held[inputs.prior].to_numpy(float)
     champion = payload["champion"]
@@ -154,7 +150,7 @@ def champion_scores(payload: Mapping[str, Any], held: pd.DataFrame, inputs: Mode
 def train(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Train, compare, write; the content of ``result.json``."""
     began = time.monotonic()
-    inputs = model_inputs(load_repo(REPO), payload["model"])
+    inputs = Inputs.from_dict(payload["inputs"])
     run = load(payload, inputs)
     held = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - HELD_OUT_MS
     if held.sum() < HELD_OUT_MIN or (~held).sum() < ROWS_MIN or run.label[~held].min() == run.label[~held].max():
@@ -200,7 +196,7 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fit_on_history(
-    clickhouse: str, model: str, until_ms: int, quarantine: Sequence[tuple[int, int]] = ()
+    clickhouse: str, inputs: Inputs, until_ms: int, quarantine: Sequence[tuple[int, int]] = ()
 ) -> Callable[[pd.DataFrame], Floats] | None:
     """A model fitted to everything known at an event time, as its probability of a frame of logged columns.
 
@@ -208,7 +204,7 @@ def fit_on_history(
     ----------
     clickhouse : str
         ``http://host:port``.
-    model : str
+    inputs : Inputs
     until_ms : int
         UTC epoch milliseconds.
     quarantine : sequence of (int, int)
@@ -219,7 +215,6 @@ def fit_on_history(
     callable or None
         None where there are fewer than 1,000 labelled requests, or all have one outcome.
     """
-    inputs = model_inputs(load_repo(REPO), model)
     run = load({"clickhouse": clickhouse, "cutoff_ms": until_ms, "quarantine": quarantine}, inputs)
     if len(run.frame) < ROWS_MIN or run.label.min() == run.label.max():
         return None

@@ -16,6 +16,8 @@ from compose.demo.ledger import count
 from compose.demo.summary import Summary, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
+from compose.services import INPUTS_FILE
+from features.compiler.inputs import read_inputs
 from jobs.serving import Scorer
 
 __all__ = ["client_of", "conclude", "failure", "first_model", "half_year_model"]
@@ -58,7 +60,7 @@ def conclude(
         ledger,
         frozen=score_of(found[0]) if found else None,
         frozen_from_ms=found[1] if found else None,
-        train_half_year=partial(half_year_model, at.clickhouse),
+        train_half_year=partial(half_year_model, platform),
         seconds=seconds,
         replay_seconds=replay_seconds,
         progress=progress,
@@ -77,11 +79,12 @@ def score_of(directory: str) -> Score:
     return score
 
 
-def half_year_model(clickhouse: str, until_ms: int, model: str = "delay") -> Score | None:
+def half_year_model(platform: Platform, until_ms: int, model: str = "delay") -> Score | None:
     """A model trained on what was logged and known at an event time; None where that is too little to train on."""
     from jobs.training import fit_on_history
 
-    return fit_on_history(clickhouse, model, until_ms)
+    inputs = read_inputs(platform.home.path(INPUTS_FILE))[model]
+    return fit_on_history(platform.endpoints.clickhouse, inputs, until_ms)
 
 
 def first_model(kafka: str) -> tuple[str, int] | None:

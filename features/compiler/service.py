@@ -16,13 +16,14 @@ from typing import Any
 
 from feast import StreamFeatureView
 
+from features.compiler.inputs import Inputs
 from features.compiler.repo import Repo, RepoError
-from features.compiler.sources import avro_schema
+from features.compiler.sources import avro_schema, stream_source
 from features.compiler.topics import EVENT_TIME, TIMESTAMP, WATERMARK, avro_type, value_fields
 from schemas.codec import derived_id
 from schemas.topics import Topic
 
-__all__ = ["ModelInputs", "column_of", "model_inputs", "prediction_topic", "time_of"]
+__all__ = ["ModelInputs", "column_of", "model_inputs", "plain_inputs", "prediction_topic", "time_of"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,23 @@ def column_of(view: str, feature: str) -> str:
 def time_of(view: str) -> str:
     """Column of a prediction that holds the event time of the row a view's features came from."""
     return f"{view}__{EVENT_TIME}"
+
+
+def plain_inputs(inputs: ModelInputs) -> Inputs:
+    """The same as plain data."""
+    feeds = {view.name: stream_source(view).kafka_options.topic for view in inputs.views}
+    return Inputs(
+        model=inputs.model,
+        labels=inputs.labels,
+        request_id=inputs.request_id,
+        label=inputs.label,
+        numeric=inputs.numeric,
+        categorical=inputs.categorical,
+        features=inputs.features,
+        prior=inputs.prior,
+        context=tuple(sorted(inputs.context)),
+        feeds={name: feeds.get(name.partition("__")[0], inputs.requests) for name in inputs.columns},
+    )
 
 
 def model_inputs(repo: Repo, service_name: str) -> ModelInputs:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaException, TopicPartition
 
+from features.compiler.inputs import read_inputs
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
 from jobs.retraining.backends.base import Backend, BackendError, ConflictError, Submission, payload_hash
 from jobs.retraining.backends.local import LocalBackend
@@ -344,7 +345,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", default=default, required=default is None, metavar=metavar)
     parser.add_argument("--policy", default=DEFAULT_POLICY, help="YAML; default: the one of the flights")
     parser.add_argument("--mlflow", help="tracking URI; default: sqlite under the home directory")
-    parser.add_argument("--labels", default="flights.arrivals", help="topic of the outcomes")
+    parser.add_argument("--inputs", type=Path, help="what the models read, JSON; default: inputs.json of the home")
     trainer = [sys.executable, "-m", "jobs.training"]
     parser.add_argument("--command", nargs=argparse.REMAINDER, default=trainer, help="what trains; comes last")
     return parser.parse_args(argv)
@@ -361,13 +362,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend = LocalBackend(home / "runs", args.command)
     try:
         policy = load_policy(args.policy)
-        sources = Sources(args.kafka, policy, places, args.labels)
+        sources = Sources(args.kafka, policy, places, read_inputs(args.inputs or home / "inputs.json"))
 
         def make(publish: Callable[[Sequence[Publish]], None]) -> Retrainer:
             return Retrainer(backend, sources, publish, _print, concurrency=policy.concurrency)
 
         run(args.kafka, make, lambda: bool(stops), _print)
-    except (BrokerError, BackendError, PolicyError) as exc:
+    except (BrokerError, BackendError, PolicyError, OSError) as exc:
         print(f"retraining: {exc}", file=sys.stderr)  # noqa: T201
         return 3 if isinstance(exc, FencedError) else 1
     finally:

@@ -13,6 +13,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import Message, TopicPartition
 
+from features.compiler.inputs import Inputs
 from jobs.kafka import BrokerError, TopicLog, decode, end_offsets, reader
 from monitors.policy import Policy, quarantine_spans
 from schemas.codec import DecodeError
@@ -44,7 +45,7 @@ class Places:
 
 
 def training_payload(
-    kafka: str, event: Mapping[str, Any], policy: Policy, places: Places, epoch: int
+    kafka: str, event: Mapping[str, Any], policy: Policy, places: Places, inputs: Mapping[str, Any], epoch: int
 ) -> dict[str, Any]:
     """The payload of an incident's run, see :mod:`jobs.training`; times in epoch milliseconds.
 
@@ -56,6 +57,8 @@ def training_payload(
         A record of ``retraining.events``.
     policy : Policy
     places : Places
+    inputs : mapping
+        Of the model, see :meth:`features.compiler.inputs.Inputs.as_dict`.
     epoch : int
     """
     log = TopicLog(kafka, ("drift.alerts", "models.control"))
@@ -72,6 +75,7 @@ def training_payload(
         "champion": champion_at(cutoff_ms, [record for name, record in told if name == "models.control"]),
         "margin": policy.margin,
         "reason": event["reason"],
+        "inputs": dict(inputs),
         "clickhouse": places.clickhouse,
         "mlflow_uri": places.mlflow_uri,
         "models_dir": places.models_dir,
@@ -156,24 +160,28 @@ class Sources:
         ``host:port``.
     policy : Policy
     places : Places
-    labels : str
-        Topic of the outcomes.
+    inputs : mapping of model to Inputs
     """
 
-    def __init__(self, kafka: str, policy: Policy, places: Places, labels: str) -> None:
-        self.kafka, self.policy, self.places, self.labels = kafka, policy, places, labels
+    def __init__(self, kafka: str, policy: Policy, places: Places, inputs: Mapping[str, Inputs]) -> None:
+        self.kafka, self.policy, self.places, self.inputs = kafka, policy, places, inputs
         self._archive = Archive(kafka, places.clickhouse)
         self._ends: dict[str, dict[tuple[str, int], int]] = {}
 
     def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """See :class:`jobs.retraining.consumer.Preparation`."""
-        return training_payload(self.kafka, event, self.policy, self.places, EPOCH)
+        inputs = self.inputs.get(event["model"])
+        known = inputs.as_dict() if inputs else {}
+        return training_payload(self.kafka, event, self.policy, self.places, known, EPOCH)
 
     def missing(self, event: Mapping[str, Any]) -> list[str]:
         """See :class:`jobs.retraining.consumer.Preparation`: all that Kafka held at the first look."""
-        key = event["incident_id"]
+        key, model = event["incident_id"], event["model"]
+        if model not in self.inputs:
+            known = ", ".join(sorted(self.inputs)) or "none"
+            return [f"what model {model!r} reads: known are {known}; is it a feature service of the repo?"]
         if key not in self._ends:
-            self._ends[key] = self._archive.ends((f"predictions.{event['model']}", self.labels))
+            self._ends[key] = self._archive.ends((f"predictions.{model}", self.inputs[model].labels))
         found = self._archive.lag(self._ends[key])
         if not found:
             del self._ends[key]

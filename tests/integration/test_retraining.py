@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import Producer
 
 from compose.local.platform import Platform, local_services
+from features.compiler.inputs import Inputs, write_inputs
 from jobs.kafka import FencedError, Publish, TopicLog, Writer, encode
 from jobs.retraining.payload import Archive, champion_at, last_kept_offset
 from monitors.policy import load_policy
@@ -95,7 +96,9 @@ class Loop:
         return self.start("controller", "--model", self.model, "--start", "2013-01-01")
 
     def consumer(self, seconds=0.0):
-        where = ("--clickhouse", self.clickhouse, "--home", str(self.home), "--labels", "flights.arrivals")
+        inputs = Inputs(self.model, "flights.arrivals", "flight_id", "true", (), (), (), "prior", (), {})
+        write_inputs(self.home / "inputs.json", {self.model: inputs})
+        where = ("--clickhouse", self.clickhouse, "--home", str(self.home))
         return self.start("consumer", *where, "--command", sys.executable, "-c", TRAIN, str(seconds))
 
     def kill(self, process):
