@@ -18,6 +18,11 @@ COMMANDS = {
     "logs": "Show or follow the logs of the services.",
     "down": "Stop the local platform.",
     "doctor": "Check what the platform needs on this machine.",
+    "submit": "Run Flink jobs: features, scoring, drift.",
+    "jobs": "List and cancel Flink jobs.",
+    "alerts": "Print drift alerts as they come.",
+    "verify": "Compute every logged feature value again and compare.",
+    "schemas": "Check the Avro schemas of the topics.",
 }
 
 

@@ -1,35 +1,40 @@
 """Inference inside Flink: batches in, probabilities and one sketch a batch and version out.
 
-A Pandas function: Flink hands it Arrow batches, it hands back a column. Rows of Python never meet.
+Pandas functions: Flink hands them Arrow batches, they hand back columns. Rows of Python never meet.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pyflink.table import DataTypes, StreamTableEnvironment
+from pyflink.table.types import DataType
 from pyflink.table.udf import ScalarFunction, udf
 
-from features.compiler.service import ModelInputs
+from features.compiler.service import ModelInputs, time_of
+from features.compiler.topics import value_fields
+from features.online.lookup import StoredView, ViewLookup, stored_view
+from features.online.rows import RowStore
 from jobs.evaluation import last_of_each
-from jobs.serving import Scorer
+from jobs.serving import ModelLog, Scorer
 from monitors.evaluate import TILE_MS
 from monitors.sketches import Kind, sketch_batch
 
-__all__ = ["Inference", "register_inference"]
+__all__ = ["Inference", "LatestInference", "register_inference", "register_latest_inference"]
 
 SCORE = "score"
 
 
-class Inference(ScalarFunction):
-    """Score a batch and sketch what it saw.
+class _Answering(ScalarFunction):
+    """What both modes share: score the rows of a batch and sketch what was seen.
 
     Parameters
     ----------
-    numeric, categorical : tuple of str
+    numeric, categorical, features : tuple of str
         Input columns in the order of the arguments: numeric request columns, categorical ones, then features.
-    features : tuple of str
     """
 
     def __init__(self, numeric: tuple[str, ...], categorical: tuple[str, ...], features: tuple[str, ...]) -> None:
@@ -44,6 +49,40 @@ class Inference(ScalarFunction):
         """Called once a worker; models are loaded when a batch first names them."""
         self._scorer = Scorer()
 
+    def answer(
+        self,
+        asked: npt.NDArray[np.bool_],
+        seconds: pd.Series,
+        frame: pd.DataFrame,
+        version: npt.NDArray[Any],
+        uri: npt.NDArray[Any],
+        prior: npt.NDArray[np.float64],
+    ) -> dict[str, Any]:
+        """Probabilities; and the number of rows and their sketch, on the last request of each version.
+
+        Progress rows, where `asked` is false, are scored with the rest and counted nowhere.
+        """
+        assert self._scorer is not None  # open() came first
+        probability = self._scorer.score(frame, version, uri, prior)
+        rows = np.zeros(len(frame), dtype=np.int32)
+        sketches = np.full(len(frame), None, dtype=object)
+        for _, mine in last_of_each(pd.Series(version)):
+            counted = mine[asked[mine]]
+            if len(counted):
+                rows[counted[-1]] = len(counted)
+                values = {name: frame[name].to_numpy()[counted] for name in self.columns}
+                values[SCORE] = probability[counted]
+                time_ms = seconds.to_numpy()[counted].astype(np.int64) * 1000
+                sketches[counted[-1]] = sketch_batch(values, self.kinds, time_ms, TILE_MS).to_bytes()
+        return {"probability": probability, "sketch_rows": rows, "sketch": sketches}
+
+
+_ANSWER = (("probability", DataTypes.DOUBLE()), ("sketch_rows", DataTypes.INT()), ("sketch", DataTypes.BYTES()))
+
+
+class Inference(_Answering):
+    """Score requests that come with their features and their model: `as-of` mode."""
+
     def eval(
         self,
         request_id: pd.Series,
@@ -54,48 +93,117 @@ class Inference(ScalarFunction):
         prior: pd.Series,
         *columns: pd.Series,
     ) -> pd.DataFrame:
-        """One row a request: probability, watermark, and on the last request of each version the sketch of its rows.
+        """One row a request; the watermark goes through unchanged.
 
-        The watermark goes through unchanged. It has to be looked up ahead of this function, and SQL behind it would be
-        merged with this call: a batch would come out with the watermark of the batch before, days old in a replay.
+        It has to be looked up ahead of this function, and SQL behind it would be merged with this call: a batch would
+        come out with the watermark of the batch before, days old in a replay.
         """
-        assert self._scorer is not None  # open() came first
         frame = pd.DataFrame(dict(zip(self.columns, columns, strict=True)))
-        probability = self._scorer.score(frame, version.to_numpy(), uri.to_numpy(), prior.to_numpy(dtype=float))
-        rows = np.zeros(len(frame), dtype=np.int32)
-        sketches = np.full(len(frame), None, dtype=object)
-        asked = request_id.notna().to_numpy()  # progress rows are scored with the rest, and counted nowhere
-        for _, mine in last_of_each(version):
-            counted = mine[asked[mine]]
-            if len(counted):
-                rows[counted[-1]] = len(counted)
-                sketches[counted[-1]] = self._sketch(frame, probability, seconds.to_numpy(), counted)
-        return pd.DataFrame(
-            {
-                "probability": probability,
-                "watermark_seconds": watermark_seconds.to_numpy(np.int64),
-                "sketch_rows": rows,
-                "sketch": sketches,
-            }
-        )
+        asked, known = request_id.notna().to_numpy(), prior.to_numpy(dtype=float)
+        answer = self.answer(asked, seconds, frame, version.to_numpy(), uri.to_numpy(), known)
+        return pd.DataFrame({"watermark_seconds": watermark_seconds.to_numpy(np.int64), **answer})
 
-    def _sketch(self, frame: pd.DataFrame, probability: Any, seconds: Any, rows: Any) -> bytes:
-        values = {name: frame[name].to_numpy()[rows] for name in self.columns}
-        values[SCORE] = probability[rows]
-        return sketch_batch(values, self.kinds, seconds[rows].astype(np.int64) * 1000, TILE_MS).to_bytes()
+
+class LatestInference(_Answering):
+    """Score requests with the newest features in the online store and the newest model: `latest` mode.
+
+    Parameters
+    ----------
+    numeric, categorical, features : tuple of str
+    prior : str
+        Feature that answers before there is a model.
+    model, kafka : str
+        Whose promotions to follow, and where.
+    views : sequence of StoredView
+    store : Path
+        The embedded online store.
+    """
+
+    def __init__(
+        self,
+        numeric: tuple[str, ...],
+        categorical: tuple[str, ...],
+        features: tuple[str, ...],
+        prior: str,
+        model: str,
+        kafka: str,
+        views: Sequence[StoredView],
+        store: Path,
+    ) -> None:
+        super().__init__(numeric, categorical, features)
+        self.requested = (*numeric, *categorical)
+        self.keys = sorted({key for view in views for key in view.keys} - {"model"})
+        self._features, self._prior, self._model, self._kafka = features, prior, model, kafka
+        self._views, self._path = tuple(views), store
+
+    def open(self, function_context: Any) -> None:
+        """Called once a worker."""
+        super().open(function_context)
+        store = RowStore(self._path)
+        for view in self._views:
+            store.ensure(view.name)  # nobody may have pushed yet
+        self._lookups = [(view.keys, ViewLookup(store, view)) for view in self._views]
+        self._models = ModelLog(self._kafka, self._model)
+
+    def close(self) -> None:
+        """Called at the worker's end."""
+        self._models.close()
+
+    def eval(
+        self, request_id: pd.Series, seconds: pd.Series, watermark_seconds: pd.Series, *columns: pd.Series
+    ) -> pd.DataFrame:
+        """One row a request: what was read for it, and the answer. Arguments: request columns, then entity keys."""
+        given = dict(zip((*self.requested, *(f"key {key}" for key in self.keys)), columns, strict=True))
+        keys = pd.DataFrame({key: given[f"key {key}"] for key in self.keys}).assign(model=self._model)
+        asked = request_id.notna().to_numpy()
+        read: dict[str, Any] = {}
+        for names, lookup in self._lookups:
+            read |= lookup.read(keys[list(names)])
+        frame = pd.DataFrame(
+            {name: given[name] for name in self.requested}
+            | {name: pd.to_numeric(pd.Series(read[name]), errors="coerce") for name in self._features}
+        )
+        version, uri = self._models.at(seconds.to_numpy(np.int64) * 1000)
+        answer = self.answer(asked, seconds, frame, version, uri, read[self._prior].astype(float))
+        watermark = watermark_seconds.to_numpy(np.int64)
+        return pd.DataFrame({"watermark_seconds": watermark, "model_version": version, **read, **answer})
 
 
 def register_inference(environment: StreamTableEnvironment, name: str, inputs: ModelInputs) -> None:
     """Make :class:`Inference` callable from SQL."""
-    answer = DataTypes.ROW(
-        [
-            DataTypes.FIELD("probability", DataTypes.DOUBLE()),
-            DataTypes.FIELD("watermark_seconds", DataTypes.BIGINT()),
-            DataTypes.FIELD("sketch_rows", DataTypes.INT()),
-            DataTypes.FIELD("sketch", DataTypes.BYTES()),
-        ]
+    function = Inference(inputs.numeric, inputs.categorical, inputs.features)
+    _register(environment, name, function, [("watermark_seconds", DataTypes.BIGINT()), *_ANSWER])
+
+
+def register_latest_inference(
+    environment: StreamTableEnvironment, name: str, inputs: ModelInputs, kafka: str, store: Path
+) -> list[str]:
+    """Make :class:`LatestInference` callable from SQL; gives the entity keys it takes, in order."""
+    views = [stored_view(view) for view in inputs.views]
+    function = LatestInference(
+        inputs.numeric, inputs.categorical, inputs.features, inputs.prior, inputs.model, kafka, views, store
     )
-    function: Callable[..., Any] = udf(
-        Inference(inputs.numeric, inputs.categorical, inputs.features), result_type=answer, func_type="pandas"
-    )
-    environment.create_temporary_function(name, function)
+    read: list[tuple[str, DataType]] = []
+    for view, stored in zip(inputs.views, views, strict=True):
+        kinds = {field.name: field.dtype for field in value_fields(view)}
+        read += [(f"{stored.name}__{each}", _SQL_TYPES[str(kinds[each])]()) for each in stored.features]
+        read.append((time_of(stored.name), DataTypes.BIGINT()))
+    fields = [("watermark_seconds", DataTypes.BIGINT()), ("model_version", DataTypes.STRING()), *read, *_ANSWER]
+    _register(environment, name, function, fields)
+    return function.keys
+
+
+_SQL_TYPES: dict[str, Callable[[], DataType]] = {
+    "Float64": DataTypes.DOUBLE,
+    "Float32": DataTypes.FLOAT,
+    "Int64": DataTypes.BIGINT,
+    "Int32": DataTypes.INT,
+    "String": DataTypes.STRING,
+}
+
+
+def _register(
+    environment: StreamTableEnvironment, name: str, function: ScalarFunction, fields: Sequence[tuple[str, DataType]]
+) -> None:
+    answer = DataTypes.ROW([DataTypes.FIELD(each, kind) for each, kind in fields])
+    environment.create_temporary_function(name, udf(function, result_type=answer, func_type="pandas"))

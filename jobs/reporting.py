@@ -21,6 +21,7 @@ import clickhouse_connect
 import pandas as pd
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from pandas.api.types import is_numeric_dtype
 
 from jobs.kafka import BrokerError, TopicLog
 from monitors.reports import ReportError, draw_report
@@ -73,7 +74,7 @@ class Reporter:
         reference = self._rows(alert["model"], 0, self._trained_until(alert))
         named = [each["column"] for each in alert["evidence"]]
         order = [name for name in named if name in current] + [name for name in current if name not in named]
-        text = [name for name in order if current[name].dtype == object]
+        text = [name for name in order if not is_numeric_dtype(current[name])]
         title = f"{alert['model']} {alert['model_version']}: {alert['monitor']} {alert['segment']}".strip()
         draft = self._file(alert).with_suffix(".partial")
         draw_report(reference[order], current[order], draft, text, title, alert["summary"])

@@ -4,6 +4,7 @@ Only ONNX is ever loaded: a pickle runs code when it is read, and scanners miss 
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import numpy.typing as npt
 import onnxruntime
 import pandas as pd
 
-__all__ = ["PRIOR", "Scorer", "model_matrix"]
+from jobs.kafka import TopicLog
+
+__all__ = ["PRIOR", "ModelLog", "Scorer", "model_matrix"]
+
+CONTROL = "models.control"
 
 PRIOR = "prior"
 # What the prior says before the first outcome is known.
@@ -40,6 +45,46 @@ def model_matrix(frame: pd.DataFrame, card: dict[str, Any]) -> npt.NDArray[np.fl
         values = frame[name] if known is None else frame[name].map(known)
         columns.append(pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float32, na_value=np.nan))
     return np.column_stack(columns) if columns else np.zeros((len(frame), 0), np.float32)
+
+
+class ModelLog:
+    """Which version answers when, as ``models.control`` says so far.
+
+    Parameters
+    ----------
+    kafka : str
+        ``host:port``.
+    model : str
+
+    Raises
+    ------
+    jobs.kafka.BrokerError
+        Where the topic cannot be read.
+    """
+
+    def __init__(self, kafka: str, model: str) -> None:
+        self._model = model
+        self._log = TopicLog(kafka, (CONTROL,))
+        self._from_ms, self._versions, self._uris = [-(2**62)], [PRIOR], [""]
+        self._take(self._log.to_end())
+
+    def at(self, time_ms: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Version and uri that answer at each event time, shape (n,) each. Hears what is new first."""
+        self._take(self._log.poll(0.0))
+        place = np.searchsorted(self._from_ms, time_ms, side="right") - 1
+        return np.array(self._versions, dtype=object)[place], np.array(self._uris, dtype=object)[place]
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._log.close()
+
+    def _take(self, records: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        for _, each in records:
+            # Most records only promise that nothing changes.
+            if each["model"] == self._model and each["version"] != self._versions[-1]:
+                self._from_ms.append(each["event_time"])
+                self._versions.append(each["version"])
+                self._uris.append(each["uri"])
 
 
 class Scorer:

@@ -14,8 +14,11 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -122,13 +125,18 @@ def column_specs(inputs: Inputs) -> dict[str, ColumnSpec]:
     return {**found, SCORE: ColumnSpec("score", "monitored", "")}
 
 
-def out_of_fold(matrix: npt.NDArray[np.float32], label: npt.NDArray[np.int64], days: npt.NDArray[np.int64]) -> Floats:
-    """Probabilities by models that have not seen the row's day."""
-    found = np.zeros(len(label))
-    for fold in range(FOLDS):
-        mine = days % FOLDS == fold
-        found[mine] = fit(matrix[~mine], label[~mine]).predict_proba(matrix[mine])[:, 1]
-    return found
+@contextmanager
+def fitting() -> Iterator[Callable[..., Future[HistGradientBoostingClassifier]]]:
+    """Fit models side by side: a function as :func:`fit`, whose answer comes later.
+
+    A process each of one thread: what several threads of one fit gain on two cores, they lose many times over as soon
+    as anything else runs there.
+    """
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=get_context("fork")) as pool:
+        try:
+            yield lambda matrix, label: pool.submit(fit, matrix, label)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def judge(label: npt.NDArray[np.int64], probability: Floats) -> dict[str, float]:
@@ -160,32 +168,36 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
         )
         return {"status": "succeeded", "decision": "refused", "reason": reason, "held_out_rows": int(held.sum())}
     card = {"columns": list(inputs.columns), "categories": categories(run)}
-    matrix = model_matrix(run.frame, card)
-    challenger = judge(run.label[held], fit(matrix[~held], run.label[~held]).predict_proba(matrix[held])[:, 1])
-    champion = judge(run.label[held], champion_scores(payload, run.frame[held], inputs))
-    won = challenger["log_loss"] <= champion["log_loss"] - payload["margin"]
-    # What was compared is the recipe. What answers is fitted with the newest week too: it is the likest to come.
-    model = fit(matrix, run.label)
-    told = {
-        f"{who}_{name}": value
-        for who, of in (("champion", champion), ("challenger", challenger))
-        for name, value in of.items()
-    }
-    span = [int(run.frame["time_ms"].iloc[0]), int(run.frame["time_ms"].iloc[-1])]
-    version = register(payload, told, run)
-    directory = Path(payload["models_dir"]) / payload["model"] / version
-    directory.mkdir(parents=True, exist_ok=True)
-    write_onnx(model, matrix, directory / "model.onnx")
-    facts = {**card, "version": version, "trained_ms": span, "rows": len(matrix), "incident_id": payload["incident_id"]}
-    (directory / "model.json").write_text(json.dumps(facts))
-    (directory / "reference.avro").write_bytes(reference(run, matrix, version, payload))
+    matrix, label = model_matrix(run.frame, card), run.label
+    with fitting() as begin_fit:
+        rival = begin_fit(matrix[~held], label[~held])
+        # What is compared is the recipe. What answers is fitted with the newest week too: it is the likest to come.
+        fitted = begin_fit(matrix, label)
+        champion = judge(label[held], champion_scores(payload, run.frame[held], inputs))
+        challenger = judge(label[held], rival.result().predict_proba(matrix[held])[:, 1])
+        won = challenger["log_loss"] <= champion["log_loss"] - payload["margin"]
+        both = (("champion", champion), ("challenger", challenger))
+        told = {f"{who}_{name}": value for who, of in both for name, value in of.items()}
+        ledger = Registry(payload, run)
+        ledger.log(told)
+        # A model that lost is not kept: its figures and its data are, in the run.
+        version, uri = ledger.run_name, ""
+        if won:
+            version = ledger.register()
+            directory = Path(payload["models_dir"]) / payload["model"] / version
+            recent = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - REFERENCE_MS
+            unseen = out_of_fold(begin_fit, matrix[recent], label[recent], run.frame["time_ms"].to_numpy()[recent])
+            facts = {**card, "version": version, "rows": len(matrix), "incident_id": payload["incident_id"]}
+            write_model(directory, fitted.result(), matrix, facts | {"trained_ms": span_of(run)})
+            (directory / "reference.avro").write_bytes(reference(run, recent, unseen, version, payload))
+            uri = str(directory)
     verdict = (
         f"log loss {challenger['log_loss']:.4f} against {champion['log_loss']:.4f} on {held.sum():,} held-out rows"
     )
     return {
         "status": "succeeded",
         "version": version,
-        "uri": str(directory),
+        "uri": uri,
         "decision": "promoted" if won else "refused",
         "reason": f"{verdict}; it had to win by {payload['margin']}",
         "margin": payload["margin"],
@@ -193,6 +205,26 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 2),
         **told,
     }
+
+
+def span_of(run: Run) -> list[int]:
+    """First and last request time, UTC epoch milliseconds."""
+    return [int(run.frame["time_ms"].iloc[0]), int(run.frame["time_ms"].iloc[-1])]
+
+
+def out_of_fold(
+    begin_fit: Callable[..., Future[HistGradientBoostingClassifier]],
+    matrix: npt.NDArray[np.float32],
+    label: npt.NDArray[np.int64],
+    time_ms: npt.NDArray[np.int64],
+) -> Floats:
+    """Probabilities by models that have not seen the row's day."""
+    folds = [time_ms // DAY_MS % FOLDS == fold for fold in range(FOLDS)]
+    models = [begin_fit(matrix[~mine], label[~mine]) for mine in folds]
+    found = np.zeros(len(label))
+    for mine, model in zip(folds, models, strict=True):
+        found[mine] = model.result().predict_proba(matrix[mine])[:, 1]
+    return found
 
 
 def fit_on_history(
@@ -223,12 +255,12 @@ def fit_on_history(
     return lambda frame: fitted.predict_proba(model_matrix(frame, card))[:, 1]
 
 
-def reference(run: Run, matrix: npt.NDArray[np.float32], version: str, payload: Mapping[str, Any]) -> bytes:
-    """What the monitors hold later traffic against."""
-    recent = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - REFERENCE_MS
-    rows = run.frame[recent]
-    time_ms, label = rows["time_ms"].to_numpy(np.int64), run.label[recent]
-    probability = out_of_fold(matrix[recent], label, time_ms // DAY_MS)
+def reference(
+    run: Run, recent: npt.NDArray[np.bool_], probability: Floats, version: str, payload: Mapping[str, Any]
+) -> bytes:
+    """What the monitors hold later traffic against: the recent rows, and what models unaware of them say of them."""
+    rows, label = run.frame[recent], run.label[recent]
+    time_ms = rows["time_ms"].to_numpy(np.int64)
     specs = column_specs(run.inputs)
     values = {name: rows[name].to_numpy() for name in run.inputs.columns} | {SCORE: probability}
     features = sketch_batch(values, {name: spec.kind for name, spec in specs.items()}, time_ms, TILE_MS)
@@ -236,8 +268,10 @@ def reference(run: Run, matrix: npt.NDArray[np.float32], version: str, payload: 
     return build_reference(payload["model"], version, specs, features, losses, SEED).to_bytes()
 
 
-def write_onnx(model: HistGradientBoostingClassifier, matrix: npt.NDArray[np.float32], file: Path) -> None:
-    """Write the model as ONNX, once it is known to say the same.
+def write_model(
+    directory: Path, model: HistGradientBoostingClassifier, matrix: npt.NDArray[np.float32], facts: Mapping[str, Any]
+) -> None:
+    """Write the model as ONNX, once it is known to say the same, and its card.
 
     Raises
     ------
@@ -255,30 +289,58 @@ def write_onnx(model: HistGradientBoostingClassifier, matrix: npt.NDArray[np.flo
     error = np.abs(session.run(["probabilities"], {"input": rows})[0][:, 1] - model.predict_proba(rows)[:, 1]).max()
     if error > 1e-4:
         raise ValueError(f"expected ONNX to say what scikit-learn says, got a difference of {error:.2g}")
-    file.write_bytes(converted)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model.onnx").write_bytes(converted)
+    (directory / "model.json").write_text(json.dumps(facts))
 
 
-def register(payload: Mapping[str, Any], told: Mapping[str, float], run: Run) -> str:
-    """A run and a model version in MLflow; gives the version."""
-    import mlflow
+class Registry:
+    """MLflow's record of one training run: one run and at most one model version an incident, however often begun.
 
-    mlflow.set_tracking_uri(payload["mlflow_uri"])
-    client = mlflow.MlflowClient()
-    name = payload["model"]
-    experiment = client.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
-    digest = hashlib.sha256(pd.util.hash_pandas_object(run.frame[["request_id", "late"]]).to_numpy().tobytes())
-    tags = {"incident_id": payload["incident_id"], "epoch": str(payload["epoch"]), "data": digest.hexdigest()[:16]}
-    started = client.create_run(experiment_id, tags=tags)
-    for key, value in {**PARAMETERS, "rows": len(run.frame), "cutoff_ms": payload["cutoff_ms"]}.items():
-        client.log_param(started.info.run_id, key, value)
-    for key, value in told.items():
-        client.log_metric(started.info.run_id, key, value)
-    client.set_terminated(started.info.run_id)
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    source = f"{payload['models_dir']}/{name}"
-    return str(client.create_model_version(name, source, started.info.run_id).version)
+    Parameters
+    ----------
+    payload : mapping
+    run : Run
+    """
+
+    def __init__(self, payload: Mapping[str, Any], run: Run) -> None:
+        import mlflow
+
+        mlflow.set_tracking_uri(payload["mlflow_uri"])
+        self._client, self._payload = mlflow.MlflowClient(), payload
+        name, incident = payload["model"], payload["incident_id"]
+        experiment = self._client.get_experiment_by_name(name)
+        where = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        begun = self._client.search_runs([where], f"tags.incident_id = '{incident}'")
+        digest = hashlib.sha256(pd.util.hash_pandas_object(run.frame[["request_id", "late"]]).to_numpy().tobytes())
+        tags = {"incident_id": incident, "epoch": str(payload["epoch"]), "data": digest.hexdigest()[:16]}
+        self._run_id = (begun[0] if begun else self._client.create_run(where, tags=tags)).info.run_id
+        self._parameters = {**PARAMETERS, "rows": len(run.frame), "cutoff_ms": payload["cutoff_ms"]}
+
+    @property
+    def run_name(self) -> str:
+        """The run, briefly."""
+        return f"run-{self._run_id[:8]}"
+
+    def log(self, figures: Mapping[str, float]) -> None:
+        """Parameters and figures of the run, which ends with them."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, 0) for key, value in figures.items()]
+        params = [Param(key, str(value)) for key, value in self._parameters.items()]
+        self._client.log_batch(self._run_id, metrics, params)
+        self._client.set_terminated(self._run_id)
+
+    def register(self) -> str:
+        """The model version of this run."""
+        name = self._payload["model"]
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        for each in self._client.search_model_versions(f"run_id = '{self._run_id}'"):
+            return str(each.version)
+        source = f"{self._payload['models_dir']}/{name}"
+        return str(self._client.create_model_version(name, source, self._run_id).version)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

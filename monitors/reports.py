@@ -59,7 +59,7 @@ def draw_report(
     Raises
     ------
     ReportError
-        Where a frame has no rows or the two share no column with values.
+        Where a frame has no rows, the two share no column with values, or Evidently fails.
     """
     if reference.empty or current.empty:
         raise ReportError(
@@ -74,9 +74,11 @@ def draw_report(
     text = [name for name in usable if name in categorical]
     numbers = [name for name in usable if name not in categorical]
     usual, found = (_prepared(frame, text, numbers, seed) for frame in (reference, current))
-    snapshot = _run(usual, found, text, numbers)
     out.parent.mkdir(parents=True, exist_ok=True)
-    snapshot.save_html(str(out))
+    try:
+        _run(usual, found, text, numbers).save_html(str(out))
+    except Exception as exc:  # Evidently raises whatever its dozens of statistics led it into
+        raise ReportError(f"Evidently could not draw {len(text)} texts and {len(numbers)} numbers: {exc!r}") from exc
     if title or summary:
         _head(out, title, summary)
     return out

@@ -7,22 +7,25 @@ transactions are committed or aborted as if it had never stopped.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from compose.local.flink import client_environ, latest_checkpoint
+from compose.local.formats import format_jar
 from compose.local.home import Home, PlatformError, write_text
+from compose.local.jars import jars
 from compose.local.platform import Running
 from compose.local.runner import log_tail
 from compose.local.watchdog import TOKEN_VARIABLE
 
-__all__ = ["FlinkRest", "JobBook", "JobRecord"]
+__all__ = ["FlinkRest", "JobBook", "JobRecord", "remote_home"]
 
 SUBMIT_TIMEOUT_S = 180
 ALIVE = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING")
@@ -40,11 +43,17 @@ class JobRecord:
         Options of ``jobs.submit``.
     ids : tuple of str
         Ids it has had on the cluster, newest last.
+    cancelled : bool
+        By a person: it is not to be sent again by itself.
+    checkpoint : str
+        Of a cluster elsewhere: where its state was when it was cancelled.
     """
 
     name: str
     options: tuple[str, ...]
     ids: tuple[str, ...] = ()
+    cancelled: bool = False
+    checkpoint: str = ""
 
 
 class FlinkRest:
@@ -85,32 +94,59 @@ class FlinkRest:
         self.get(f"/jobs/{job_id}?mode=cancel", method="PATCH")
 
 
+def remote_home(home: Home, url: str) -> Home:
+    """Where the jobs of a cluster elsewhere are remembered, with what a client of it needs."""
+    found = Home(home.path("targets", re.sub(r"[^0-9A-Za-z.]+", "-", url).strip("-")))
+    for name in ("jobs", "logs", "flink/conf", "flink/log"):
+        found.path(name).mkdir(parents=True, exist_ok=True)
+    write_text(found.path("flink", "conf", "config.yaml"), "rest.address: localhost\n")
+    return found
+
+
 class JobBook:
-    """Jobs of one platform, remembered under its state directory.
+    """Jobs of one cluster, remembered under a state directory.
 
     Parameters
     ----------
     home : Home
+        Of the platform, or see :func:`remote_home`.
     kafka, flink : str
         Addresses.
+    remote : bool
+        The cluster is elsewhere: it gets our archives with each job, and its checkpoints are not on this machine.
     """
 
-    def __init__(self, home: Home, kafka: str, flink: str) -> None:
+    def __init__(self, home: Home, kafka: str, flink: str, remote: bool = False) -> None:
         self._home = home
         self._kafka = kafka
         self._flink = flink
+        self._remote = remote
         self.rest = FlinkRest(flink)
 
     def records(self) -> list[JobRecord]:
-        """Jobs that were submitted and not cancelled, by name."""
+        """Jobs that were ever submitted, by name."""
         found = []
         for file in sorted(self._home.path("jobs").glob("*.json")):
-            content: Mapping[str, Any] = json.loads(file.read_text())
-            found.append(JobRecord(content["name"], tuple(content["options"]), tuple(content["ids"])))
+            content: dict[str, Any] = json.loads(file.read_text())
+            lists = {name: tuple(content[name]) for name in ("options", "ids")}
+            found.append(JobRecord(**{**content, **lists}))
         return found
 
-    def submit(self, names: Sequence[str], options: Sequence[str] = ()) -> list[JobRecord]:
+    def listing(self) -> list[tuple[str, dict[str, Any]]]:
+        """Every job the cluster knows, newest first: the name it has here, or else there, and what Flink says of it."""
+        ours = {each: record.name for record in self.records() for each in record.ids}
+        jobs = sorted(self.rest.jobs(), key=lambda each: -int(each["start-time"]))
+        return [(ours.get(job["jid"], job["name"]), job) for job in jobs]
+
+    def submit(self, names: Sequence[str], options: Sequence[str] = (), fresh: bool = False) -> list[JobRecord]:
         """Send jobs, all from one process, unless one of them runs already.
+
+        Parameters
+        ----------
+        names, options : sequence of str
+        fresh : bool
+            Start a job that has run before from nothing instead of from its last checkpoint. What it wrote before, it
+            writes again.
 
         Raises
         ------
@@ -124,18 +160,22 @@ class JobBook:
                     f"The job {name!r} runs already as {known[name].ids[-1]}. "
                     f"`headwater jobs cancel {name}` stops it; then submit it again."
                 )
-        return self._send([JobRecord(name, tuple(options)) for name in names])
+        none = JobRecord("", ())
+        before = {name: none if fresh else known.get(name, none) for name in names}
+        return self._send(
+            [JobRecord(name, tuple(options), was.ids, checkpoint=was.checkpoint) for name, was in before.items()]
+        )
 
     def restore(self) -> list[JobRecord]:
         """Send every remembered job that the cluster does not run, from its newest checkpoint."""
         lost: dict[tuple[str, ...], list[JobRecord]] = {}
         for record in self.records():
-            if not self._alive(record):
+            if not record.cancelled and not self._alive(record):
                 lost.setdefault(record.options, []).append(record)
         return [sent for records in lost.values() for sent in self._send(records)]
 
     def cancel(self, name: str) -> None:
-        """Stop a job and forget it.
+        """Stop a job; it is not restored by itself, and goes on from its last checkpoint when it is submitted again.
 
         Raises
         ------
@@ -145,15 +185,22 @@ class JobBook:
         known = {record.name: record for record in self.records()}
         if name not in known:
             names = ", ".join(known) or "none"
-            raise PlatformError(f"No job {name!r} was submitted to this platform; there are {names}.")
-        if self._alive(known[name]):
-            self.rest.cancel(known[name].ids[-1])
-        self._file(name).unlink()
+            raise PlatformError(f"No job {name!r} was submitted from here to {self._flink}; there are {names}.")
+        record = replace(known[name], cancelled=True)
+        if self._alive(record):
+            if self._remote:
+                checkpoints = self.rest.get(f"/jobs/{record.ids[-1]}/checkpoints")
+                newest = (checkpoints["latest"] or {}).get("completed") or {}
+                record = replace(record, checkpoint=newest.get("external_path") or "")
+            self.rest.cancel(record.ids[-1])
+        write_text(self._file(name), json.dumps(asdict(record)))
 
-    def checkpoint(self, record: JobRecord) -> Path | None:
-        """The newest complete checkpoint of a job under any id it has had."""
+    def checkpoint(self, record: JobRecord) -> str:
+        """The newest complete checkpoint of a job under any id it has had, as a URI; empty where there is none."""
+        if self._remote:
+            return record.checkpoint
         found = (latest_checkpoint(self._home, job_id) for job_id in reversed(record.ids))
-        return next((each for each in found if each), None)
+        return next((each.as_uri() for each in found if each), "")
 
     def _alive(self, record: JobRecord) -> bool:
         states = {job["jid"]: job["state"] for job in self.rest.jobs()}
@@ -163,7 +210,9 @@ class JobBook:
         command = [sys.executable, "-m", "jobs.submit", *(each.name for each in records), *records[0].options]
         for record in records:
             if checkpoint := self.checkpoint(record):
-                command += ["--from-checkpoint", f"{record.name}=file://{checkpoint}"]
+                command += ["--from-checkpoint", f"{record.name}={checkpoint}"]
+        for jar in (*jars("flink"), format_jar()) if self._remote else ():
+            command += ["--jar", str(jar)]
         log = self._home.log_file("submit")
         with log.open("ab") as errors:
             done = subprocess.run(

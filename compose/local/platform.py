@@ -197,11 +197,13 @@ class Platform:
     @property
     def environ(self) -> dict[str, str]:
         """Environment of every service."""
+        # A dozen processes that import the same thousands of files: whoever is first may keep what it compiled.
+        inherited = {name: value for name, value in self._environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {
             # Each thread of a small process would otherwise reserve, and in time fill, an arena of its own.
             "MALLOC_ARENA_MAX": "2",
             "PYTHONUNBUFFERED": "1",
-            **self._environ,
+            **inherited,
             **self.endpoints.environ(self.home),
         }
 

@@ -40,7 +40,7 @@ def alert(day=50.0, **changes):
 def test_the_default_policy_is_readable_and_complete():
     policy = load_policy()
     assert policy.bootstrap_after_ms == 31 * DAY_MS
-    assert policy.cool_down_ms == 14 * DAY_MS
+    assert policy.cool_down_ms == 28 * DAY_MS
     assert policy.lead_ms == 4 * DAY_MS
     assert set(policy.retrain) < set(policy.expected)
 
