@@ -315,7 +315,7 @@ def _policy(found: Any) -> Policy:
     quarantine = _mapping("quarantine", found.get("quarantine", {}), {"causes", "before", "after", "settle"})
     spans: dict[str, Any] = {
         f"{name}_ms": _duration(f"quarantine.{name}", quarantine[name])
-        for name in ("before", "after")
+        for name in ("before", "after", "settle")
         if name in quarantine
     }
     if "causes" in quarantine:

@@ -4,14 +4,18 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from compose.commands.signals import stop_on_signals
 from compose.demo.position import Position
 from compose.local.home import Home
+
+if TYPE_CHECKING:
+    from compose.demo.run import Demo
 
 __all__ = ["command"]
 
@@ -28,9 +32,12 @@ LINE_SECONDS = 10.0
     help="Let a feed fail in August: delays sent in seconds, or no departures at all.",
 )
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
+@click.option("--verify", is_flag=True, help="Compute every logged feature value again at the end, and compare.")
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last.")
-def command(flights: int | None, rate: float | None, fault: str, mode: str, keep: bool, as_json: bool) -> None:
+def command(
+    flights: int | None, rate: float | None, fault: str, mode: str, verify: bool, keep: bool, as_json: bool
+) -> None:
     """Replay a year of flights through the whole loop.
 
     Starts Kafka, Flink and ClickHouse on this machine, submits the three jobs and replays every departure from New
@@ -46,19 +53,14 @@ def command(flights: int | None, rate: float | None, fault: str, mode: str, keep
     from compose.demo.run import Demo, Options, demo_home, prepared
 
     console = Console(stderr=as_json)
+    stop_on_signals()
     home = demo_home(Home.find())
     began = time.monotonic()
     with prepared(home, keep) as platform:
-        with console.status("Starting the platform") as status:
-            platform.start()
-            platform.wait(on_tick=lambda facts: status.update(_starting(facts)))
-            console.print(f"Platform up after {time.monotonic() - began:.0f} s. Page: {platform.endpoints.page}")
-            demo = Demo(platform, Options(flights, rate, fault, mode))
-            status.update("Submitting the jobs: features, scoring, drift")
-            demo.submit()
-            console.print(f"Jobs running after {time.monotonic() - began:.0f} s. Flink: {platform.endpoints.flink}")
-        replaying = time.monotonic()
         try:
+            demo = Demo(platform, Options(flights, rate, fault, mode))
+            _begin(demo, console, began)
+            replaying = time.monotonic()
             demo.replay()
             with _progress(console) as progress:
                 demo.wait(_Teller(console, progress))
@@ -67,6 +69,7 @@ def command(flights: int | None, rate: float | None, fault: str, mode: str, keep
                 summary = conclude(
                     platform,
                     demo.sent,
+                    mode=mode if verify else None,
                     seconds=time.monotonic() - began,
                     replay_seconds=seconds,
                     progress=lambda text: status.update(text[:1].upper() + text[1:]),
@@ -86,6 +89,18 @@ def command(flights: int | None, rate: float | None, fault: str, mode: str, keep
             platform.stop()
     if words := failure(summary):
         raise click.ClickException(f"{words}; run again with --keep to look into it.")
+
+
+def _begin(demo: "Demo", console: Console, began: float) -> None:
+    """Start the platform and send the jobs."""
+    platform = demo.platform
+    with console.status("Starting the platform") as status:
+        platform.start()
+        platform.wait(on_tick=lambda facts: status.update(_starting(facts)))
+        console.print(f"Platform up after {time.monotonic() - began:.0f} s. Page: {platform.endpoints.page}")
+        status.update("Submitting the jobs: features, scoring, drift")
+        demo.submit()
+        console.print(f"Jobs running after {time.monotonic() - began:.0f} s. Flink: {platform.endpoints.flink}")
 
 
 def _starting(facts: dict[str, Any]) -> str:

@@ -1,15 +1,14 @@
 """``headwater up``."""
 
-import signal
 import subprocess
 import sys
 import time
-from types import FrameType
 from typing import Any
 
 import click
 from rich.console import Console
 
+from compose.commands.signals import stop_on_signals
 from compose.commands.tables import services_table
 from compose.local.home import Home, PlatformError
 from compose.local.platform import PORT_NAMES, START_TIMEOUT_S, AlreadyRunningError, Platform, Running
@@ -46,15 +45,9 @@ def command(detach: bool) -> None:
         console.print(str(exc), soft_wrap=True)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _foreground(home: Home, console: Console) -> None:
     """Run until interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
-        signal.signal(signal.SIGHUP, _interrupt)
+    stop_on_signals()
     platform: Platform | None = None
     try:
         began = time.monotonic()

@@ -17,6 +17,7 @@ from compose.demo.summary import Summary, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
 from compose.services import INPUTS_FILE
+from compose.verification import verify
 from features.compiler.inputs import read_inputs
 from jobs.serving import Scorer
 
@@ -33,6 +34,7 @@ def conclude(
     platform: Platform,
     sent: Mapping[str, int],
     *,
+    mode: str | None = None,
     seconds: float,
     replay_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
@@ -45,6 +47,8 @@ def conclude(
         Quiet: nothing on its way any more.
     sent : mapping of str to int
         Events the replay sent, by topic.
+    mode : {"as-of", "latest"}, optional
+        How features were read: every logged value is compared with an independent computation.
     seconds, replay_seconds : float
         Wall time of everything, and of the replay alone.
     progress : callable
@@ -54,6 +58,7 @@ def conclude(
     client = client_of(at.clickhouse)
     ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
     found = first_model(at.kafka)
+    verification = verify(client, mode, progress=progress) if mode else None
     return summarize(
         at.kafka,
         client,
@@ -64,6 +69,7 @@ def conclude(
         seconds=seconds,
         replay_seconds=replay_seconds,
         progress=progress,
+        verification=verification,
     )
 
 
@@ -103,6 +109,8 @@ def failure(summary: Summary) -> str:
     found = []
     if summary.ledger.unaccounted:
         found.append(f"{summary.ledger.unaccounted} records are unaccounted for")
+    if summary.verification is not None and summary.verification.parity.mismatches:
+        found.append(f"{summary.verification.parity.mismatches} feature values are not what they should be")
     if summary.ledger.duplicates:
         found.append(f"{summary.ledger.duplicates} records are there more than once")
     return " and ".join(found)

@@ -51,6 +51,13 @@ def render(summary: Summary, console: Console) -> None:
     console.print()
     console.print(_ledger_table(ledger))
     console.print(_balance(ledger))
+    if (checked := summary.verification) is not None:
+        parity = checked.parity
+        colour, verdict = ("red", "differ") if parity.mismatches else ("green", "agree")
+        console.print(
+            f"[bold {colour}]Features {verdict}[/]: of {parity.compared:,} logged values computed again, "
+            f"{parity.mismatches:,} are different."
+        )
     console.print()
     _incidents(summary, console)
     console.print()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +76,22 @@ class Demo:
     Parameters
     ----------
     platform : Platform
-        Up.
     options : Options
     """
 
     def __init__(self, platform: Platform, options: Options) -> None:
         self.platform = platform
         self.options = options
-        at = platform.endpoints
-        self.book = JobBook(platform.home, at.kafka, at.flink)
-        self._log = ControlLog(at.kafka)
         self._replay_log = platform.home.log_file("replay")
+
+    @cached_property
+    def _log(self) -> ControlLog:
+        return ControlLog(self.platform.endpoints.kafka)
 
     def submit(self) -> None:
         """Send the three jobs."""
-        self.book.submit(JOBS, ["--mode", self.options.mode])
+        at = self.platform.endpoints
+        JobBook(self.platform.home, at.kafka, at.flink).submit(JOBS, ["--mode", self.options.mode])
 
     def replay(self) -> None:
         """Start the traffic, as one more service: a replayer that is killed goes on where it was."""

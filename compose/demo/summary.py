@@ -22,8 +22,9 @@ from clickhouse_connect.driver.client import Client
 from compose.control import ControlLog, Incident, fold, milliseconds
 from compose.demo.ledger import Ledger
 from compose.performance import Score, brief, input_columns, labelled
+from compose.verification import Verification
 
-__all__ = ["Comparison", "Month", "Summary", "compare", "half_year_split", "read_incidents", "summarize"]
+__all__ = ["Comparison", "Month", "Summary", "compare", "digest", "half_year_split", "read_incidents", "summarize"]
 
 Judged = dict[str, dict[str, float | None]]
 NAMES = ("live", "frozen", "half_year")
@@ -83,6 +84,10 @@ class Summary:
         Wall time of the whole demo.
     replay_seconds : float
         Of the replay alone.
+    predictions_digest : str
+        See :func:`digest`.
+    verification : Verification, optional
+        Logged features against an independent computation, where that was asked for.
     """
 
     ledger: Ledger
@@ -90,6 +95,8 @@ class Summary:
     incidents: tuple[Incident, ...]
     seconds: float
     replay_seconds: float
+    predictions_digest: str = ""
+    verification: Verification | None = None
 
     @property
     def events_per_second(self) -> float:
@@ -116,6 +123,8 @@ class Summary:
             "hops": hops,
             "seconds": round(self.seconds, 3),
             "replay_seconds": round(self.replay_seconds, 3),
+            "predictions_digest": self.predictions_digest,
+            "verification": self.verification.as_dict() if self.verification else None,
             "events_per_second": round(self.events_per_second, 1),
         }
 
@@ -186,6 +195,12 @@ def compare(
     )
 
 
+def digest(client: Client, predictions: str = "headwater.predictions_delay") -> str:
+    """What was answered to whom by which model, as 16 hex digits that do not depend on the order of rows."""
+    sql = f"SELECT hex(sum(cityHash64(request_id, model_version, probability))) FROM {predictions}"
+    return str(client.query(sql).result_rows[0][0])
+
+
 def read_incidents(kafka: str) -> tuple[Incident, ...]:
     """Every incident the control topics tell of, oldest first."""
     log = ControlLog(kafka)
@@ -207,6 +222,7 @@ def summarize(
     seconds: float,
     replay_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
+    verification: Verification | None = None,
 ) -> Summary:
     """Put together what the demo says at its end.
 
@@ -226,6 +242,7 @@ def summarize(
         Wall time.
     progress : callable
         Told what is going on.
+    verification : Verification, optional
     """
     split_ms = half_year_split(client)
     sql = "SELECT toUnixTimestamp64Milli(max(event_time)) FROM headwater.predictions_delay"
@@ -235,7 +252,7 @@ def summarize(
         half_year = train_half_year(split_ms)
     progress("judging live and frozen models on the same requests")
     comparison = compare(client, frozen, frozen_from_ms, half_year, split_ms)
-    return Summary(ledger, comparison, read_incidents(kafka), seconds, replay_seconds)
+    return Summary(ledger, comparison, read_incidents(kafka), seconds, replay_seconds, digest(client), verification)
 
 
 @dataclass

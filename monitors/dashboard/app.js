@@ -229,7 +229,8 @@ function verdictText(each) {
   if (told) {
     const [won, lost] = [told.challenger_log_loss, told.champion_log_loss];
     const against = lost === null ? "" : ` against ${number(lost, 4)} of v${told.champion_version} (${signed(won - lost, 4)})`;
-    return `${what === "promoted" ? "Promoted" : "Refused"} v${told.challenger_version}: log loss ${number(won, 4)}${against}, AUC ${number(told.challenger_auc, 3)}${told.champion_auc === null ? "" : ` against ${number(told.champion_auc, 3)}`}, on ${number(told.held_out_rows)} held-out requests`;
+    const whom = what === "promoted" ? `Promoted v${told.challenger_version}` : `Refused ${told.challenger_version}`;
+    return `${whom}: log loss ${number(won, 4)}${against}, AUC ${number(told.challenger_auc, 3)}${told.champion_auc === null ? "" : ` against ${number(told.champion_auc, 3)}`}, on ${number(told.held_out_rows)} held-out requests`;
   }
   if (what === "training") return "A challenger is being trained; the replay waits for it";
   if (what === "failed") return `The training run ${each.submission}`;

@@ -66,7 +66,7 @@ export function extent(first, last) {
   const from = Date.UTC(start.getUTCFullYear(), start.getUTCMonth(), 1);
   for (const months of [1, 2, 3, 6, 12, 18, 24, 36, 60, 120]) {
     const to = Date.UTC(start.getUTCFullYear(), start.getUTCMonth() + months, 1);
-    if (last <= to + 2 * DAY) return [from, Math.max(to, last)];
+    if (last <= to + 7 * DAY) return [from, Math.max(to, last)];
   }
   return [from, last];
 }
