@@ -22,6 +22,7 @@ COMMANDS = {
     "jobs": "List and cancel Flink jobs.",
     "alerts": "Print drift alerts as they come.",
     "verify": "Compute every logged feature value again and compare.",
+    "bench": "Measure each stage and the whole chain.",
     "schemas": "Check the Avro schemas of the topics.",
 }
 

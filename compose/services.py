@@ -1,7 +1,7 @@
 """What Headwater itself runs beside Kafka, Flink and ClickHouse, and the topics a Feast repo needs."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,20 @@ from features.compiler.service import model_inputs, plain_inputs, prediction_top
 from features.compiler.topics import feature_topic
 from schemas.topics import TOPICS, Topic
 
-__all__ = ["INPUTS_FILE", "REPO", "headwater_platform", "headwater_services", "repo_topics"]
+__all__ = [
+    "INPUTS_FILE",
+    "REPO",
+    "DerivedTopics",
+    "derived_topics",
+    "headwater_platform",
+    "headwater_services",
+    "repo_topics",
+]
 
 REPO = Path(__file__).parents[1] / "features"
 MODELS = ("delay",)
 INPUTS_FILE = "inputs.json"
+CONTROL_LOOP = ("controller", "retrainer", "reporter")
 
 
 def repo_topics(definitions: Repo, services: Sequence[str] = MODELS) -> list[Topic]:
@@ -29,7 +38,7 @@ def repo_topics(definitions: Repo, services: Sequence[str] = MODELS) -> list[Top
 
 
 @dataclass(frozen=True)
-class _Topics:
+class DerivedTopics:
     """The topics of a repo, in memory and in the file that the archiver and the pusher read."""
 
     home: Home
@@ -37,6 +46,7 @@ class _Topics:
 
     @property
     def file(self) -> Path:
+        """Where they are written."""
         return self.home.path("topics.json")
 
     def read(self) -> list[Topic]:
@@ -61,14 +71,32 @@ class _Topics:
         write_text(self.file, json.dumps(rows))
 
 
-def headwater_platform(home: Home, repo: Path = REPO, extra: Iterable[Service] = ()) -> Platform:
-    """The whole platform of a state directory, ready to be started."""
-    home.prepare()
-    topics = _Topics(home, repo)
+def derived_topics(home: Home, repo: Path = REPO) -> DerivedTopics:
+    """The topics of a repo, derived anew and written under the state directory."""
+    topics = DerivedTopics(home, repo)
     topics.write()
+    return topics
+
+
+def headwater_platform(home: Home, repo: Path = REPO, controlled: bool = True) -> Platform:
+    """The whole platform of a state directory, ready to be started.
+
+    Parameters
+    ----------
+    home : Home
+    repo : Path
+    controlled : bool
+        With the control loop: controller, retrainer and reporter.
+    """
+    home.prepare()
+    topics = derived_topics(home, repo)
+
+    def services(platform: Platform) -> list[Service]:
+        return [each for each in headwater_services(platform, topics) if controlled or each.name not in CONTROL_LOOP]
+
     return Platform(
         home,
-        services=lambda platform: [*headwater_services(platform, topics), *extra],
+        services=services,
         topics=topics.read,
         on_jobmanager_restart=lambda platform: JobBook(
             home, platform.endpoints.kafka, platform.endpoints.flink
@@ -76,7 +104,7 @@ def headwater_platform(home: Home, repo: Path = REPO, extra: Iterable[Service] =
     )
 
 
-def headwater_services(platform: Platform, topics: _Topics) -> list[Service]:
+def headwater_services(platform: Platform, topics: DerivedTopics) -> list[Service]:
     """Kafka, Flink and ClickHouse, and what reads and writes them."""
     views = ",".join(each.name for each in topics.read() if each.name.startswith("features."))
     page = platform.ports["page"]

@@ -14,7 +14,7 @@ Records without value (heartbeats) or key (progress rows) are not rows; those at
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -207,6 +207,10 @@ class Archiver:
             _, high = self._consumer.get_watermark_offsets(TopicPartition(name, partition), cached=True)
             found[name] += max(0, high - offset)
         return found
+
+    def has_read(self, ends: Mapping[tuple[str, int], int]) -> bool:
+        """Whether everything before these offsets has been read; :meth:`flush` writes what of it is buffered."""
+        return all(self._next.get(place, 0) >= end for place, end in ends.items())
 
     def close(self) -> None:
         """Leave without writing; what is buffered is read again."""

@@ -29,7 +29,7 @@ REPO = Path(__file__).parents[1] / "features"
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, type=click.Choice(["features", "scoring", "drift"]))
+@click.argument("jobs", nargs=-1, required=True, type=click.Choice(["features", "scoring", "drift", "baseline"]))
 @click.option("--kafka", envvar="HEADWATER_KAFKA", required=True, help="Kafka's host:port.")
 @click.option("--flink", envvar="HEADWATER_FLINK", required=True, help="REST address of the Flink cluster.")
 @click.option("--home", envvar="HEADWATER_HOME", type=Path, required=True, help="Where models and stores are.")
@@ -38,6 +38,7 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
+@click.option("--bounded", is_flag=True, help="Read what the topics hold now, and end.")
 @click.option("--from-checkpoint", "starts", multiple=True, metavar="JOB=PATH", help="Checkpoint a job starts from.")
 def main(
     jobs: Sequence[str],
@@ -49,11 +50,12 @@ def main(
     service: str,
     mode: str,
     jars: Sequence[Path],
+    bounded: bool,
     starts: Sequence[str],
 ) -> None:
     """Send JOBS to the cluster."""
     checkpoints = dict(each.split("=", 1) for each in starts)
-    plan = Plan(kafka, flink, home, tuple(str(jar.resolve()) for jar in jars), tuple(views), service, mode)
+    plan = Plan(kafka, flink, home, tuple(str(jar.resolve()) for jar in jars), tuple(views), service, mode, bounded)
     try:
         definitions = load_repo(repo)
         for job in jobs:
@@ -76,18 +78,23 @@ class Plan:
     views: tuple[str, ...]
     service: str
     mode: str
+    bounded: bool
 
 
 def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
     """The statements of a job. Its module is imported when it is the one: the model runtime takes seconds to load."""
     cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint)
     environment = stream_environment(cluster, f"headwater-{job}")
-    ends_here = job == "drift"
-    broker = Broker(plan.kafka, job, align="" if ends_here else ALIGNMENT, carries=not ends_here)
+    ends_here = job in ("drift", "baseline")
+    broker = Broker(plan.kafka, job, align="" if ends_here else ALIGNMENT, carries=not ends_here, bounded=plan.bounded)
     if job == "features":
         from jobs import features
 
         return features.build(environment, broker, [repo.view(name) for name in plan.views] or [*repo.views.values()])
+    if job == "baseline":
+        from jobs import baseline
+
+        return baseline.build(environment, broker, repo)
     inputs = model_inputs(repo, plan.service)
     if job == "scoring":
         from jobs import scoring

@@ -56,12 +56,15 @@ class Broker:
         How far one topic may run ahead of the others in event time, as a Flink duration; empty for no bound.
     carries : bool
         Whether what the job writes carries its watermark on to the next: then watermarks follow every record.
+    bounded : bool
+        Read what there is and end, as a measurement does.
     """
 
     servers: str
     job: str
     align: str = ""
     carries: bool = False
+    bounded: bool = False
 
 
 def avro_columns(schema: Mapping[str, Any]) -> dict[str, str]:
@@ -270,6 +273,8 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         "properties.isolation.level": "read_committed",
         "scan.startup.mode": "earliest-offset",
     }
+    if broker.bounded:
+        options["scan.bounded.mode"] = "latest-offset"
     if broker.carries:
         # A row carries the watermark of the row before it. Emitted by the clock, watermarks lay days of a replay
         # behind the rows they came with, and in a replay that paused there they stayed.

@@ -93,10 +93,17 @@ class Demo:
         at = self.platform.endpoints
         JobBook(self.platform.home, at.kafka, at.flink).submit(JOBS, ["--mode", self.options.mode])
 
-    def replay(self) -> None:
-        """Start the traffic, as one more service: a replayer that is killed goes on where it was."""
+    def replay(self, hold: bool = True) -> None:
+        """Start the traffic, as one more service: a replayer that is killed goes on where it was.
+
+        Parameters
+        ----------
+        hold : bool
+            Wait where the control loop says so, see :mod:`compose.demo.replay`.
+        """
         at = self.platform.endpoints
-        argv = python_module("compose.demo.replay", "--kafka", at.kafka, *self.options.replay())
+        options = [*self.options.replay(), *([] if hold else ["--no-hold"])]
+        argv = python_module("compose.demo.replay", "--kafka", at.kafka, *options)
         self.platform.supervisor.add(Service("replay", argv=argv, depends_on=("kafka",), restart="failure"))
 
     def position(self) -> Position:

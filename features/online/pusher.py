@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -102,6 +102,10 @@ class Pusher:
             _, high = self._consumer.get_watermark_offsets(TopicPartition(name, partition), cached=True)
             total += max(0, high - offset)
         return total
+
+    def has_read(self, ends: Mapping[tuple[str, int], int]) -> bool:
+        """Whether everything before these offsets has been written."""
+        return all(self._next.get(place, 0) >= end for place, end in ends.items())
 
     def close(self) -> None:
         """Leave; what is not committed is read again by the next."""
