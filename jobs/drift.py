@@ -52,7 +52,7 @@ FROM predictions WHERE `sketch` IS NOT NULL
 UNION ALL
 SELECT 'answers' AS `kind`, `model`, `model_version`, `rowtime`, 1000 * `seconds` AS `time_ms`, `payload` FROM (
   SELECT *, packed_answers(`model_version`, `request_id`, `probability`, `seconds`) AS `payload` FROM (
-    SELECT *, {seconds} AS `seconds` FROM predictions WHERE `request_id` IS NOT NULL
+    SELECT *, {seconds} AS `seconds` FROM predictions
   )
 ) WHERE `payload` IS NOT NULL
 UNION ALL
@@ -61,7 +61,7 @@ SELECT 'labels' AS `kind`, '{inputs.model}' AS `model`, '' AS `model_version`, `
   SELECT *, packed_labels(`request_id`, `positive`, `seconds`) AS `payload` FROM (
     SELECT `{inputs.request_id}` AS `request_id`, CASE WHEN {inputs.label} THEN 1 ELSE 0 END AS `positive`,
       {seconds} AS `seconds`, `rowtime`
-    FROM {inputs.label_source}_events WHERE `{inputs.request_id}` IS NOT NULL
+    FROM {inputs.label_source}_events
   )
 ) WHERE `payload` IS NOT NULL
 """

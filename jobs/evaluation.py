@@ -141,19 +141,28 @@ def last_of_each(values: pd.Series) -> Iterator[tuple[Any, np.ndarray[Any, Any]]
 
 
 def packed_answers(version: pd.Series, request_id: pd.Series, probability: pd.Series, seconds: pd.Series) -> pd.Series:
-    """Answers of a batch, packed; each version's on its last row, null elsewhere."""
+    """Answers of a batch, packed; each version's on its last request, null elsewhere.
+
+    Progress rows, which have no id, are left out here and not by a WHERE: the planner may filter behind this function,
+    and where a progress row came last a whole batch went with it.
+    """
     found = np.full(len(version), None, dtype=object)
     ids, p, time_ms = request_id.to_numpy(object), probability.to_numpy(float), seconds.to_numpy(np.int64) * 1000
-    for _, rows in last_of_each(version):
-        found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows])
+    asked = request_id.notna().to_numpy()
+    for _, all_rows in last_of_each(version):
+        rows = all_rows[asked[all_rows]]
+        if len(rows):
+            found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows])
     return pd.Series(found)
 
 
 def packed_labels(request_id: pd.Series, positive: pd.Series, seconds: pd.Series) -> pd.Series:
-    """Labels of a batch, packed, on its last row; null elsewhere."""
+    """Labels of a batch, packed, on its last label; null elsewhere. Heartbeats are left out as in the answers."""
     found = np.full(len(request_id), None, dtype=object)
-    if len(found):
-        found[-1] = pack_labels(request_id.to_numpy(object), positive.to_numpy(), seconds.to_numpy(np.int64) * 1000)
+    rows = np.flatnonzero(request_id.notna())
+    if len(rows):
+        ids, time_ms = request_id.to_numpy(object)[rows], seconds.to_numpy(np.int64)[rows] * 1000
+        found[rows[-1]] = pack_labels(ids, positive.to_numpy()[rows], time_ms)
     return pd.Series(found)
 
 

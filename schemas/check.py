@@ -43,7 +43,7 @@ def problems(topics: Mapping[str, Topic] = TOPICS, known: Path = FINGERPRINTS) -
     found = [f"schema id {i} is that of {n} topics; each needs its own" for i, n in _ids(topics).items() if n > 1]
     fixed = json.loads(known.read_text()) if known.exists() else {}
     files = {path.stem for path in AVRO_DIR.glob("*.avsc")}
-    if strangers := sorted(files - {name for name, each in topics.items() if each.definition is None}):
+    if strangers := sorted(files - set(topics)):
         found.append(f"no topic in schemas/topics.py for {', '.join(f'{name}.avsc' for name in strangers)}")
     for name, topic in topics.items():
         found += [f"{name}: {each}" for each in _topic_problems(topic, fixed)]

@@ -1,0 +1,152 @@
+"""The closed loop as a person runs it, in short: January and a week of February, once in peace and once among kills.
+
+Both runs must come to the same answers, to the last digit: what is computed depends on event time alone.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from compose.local import watchdog
+from compose.local.home import Home
+from compose.local.platform import Running
+
+FLIGHTS = 33_000
+TIMEOUT_S = 600
+# In this order. A kill comes once everything is back from the one before.
+KILLED = (
+    "archiver",
+    "pusher",
+    "python worker",
+    "clickhouse",
+    "kafka",
+    "taskmanager",
+    "jobmanager",
+    "controller",
+    "retrainer",
+    "replay",
+)
+
+
+class Demo:
+    """``headwater demo`` as a process of its own, in a state directory of its own."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self.home = Home(root / "demo")
+        self._out = (root / "out").open("w+")
+        self._err = (root / "err").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "compose.cli", "demo", "--flights", str(FLIGHTS), "--json", "--verify", *options],
+            stdout=self._out,
+            stderr=self._err,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "HEADWATER_HOME": str(root)},
+        )
+        self.token = ""
+
+    def running(self) -> Running | None:
+        found = Running.find(self.home)
+        self.token = found.token if found else self.token
+        return found
+
+    def position(self) -> dict[str, Any]:
+        try:
+            lines = self.home.log_file("replay").read_text().splitlines()
+            return json.loads(next(line for line in reversed(lines) if line.startswith('{"state"') and line[-1] == "}"))
+        except (OSError, StopIteration, ValueError):
+            return {"state": "waiting", "sent": {}}
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert self.process.poll() is None, f"ended while waiting for {what}:\n{self.text()}"
+            assert time.monotonic() < deadline, f"{what} did not come about in {timeout_s} s:\n{self.text()}"
+            time.sleep(0.1)
+        return found
+
+    def kill(self, name: str) -> None:
+        """Kill -9 of one process; of several it may consist of, the one that was started."""
+        if name == "python worker":
+            victim = next(
+                p for p in map(psutil.Process, self.members("taskmanager")) if "beam_boot" in str(p.cmdline())
+            )
+            victim.kill()
+            return
+        running = self.running()
+        assert running is not None
+        os.kill(int(running.services[name]["pid"]), signal.SIGKILL)
+
+    def members(self, name: str) -> list[int]:
+        return watchdog.members(self.token, name)
+
+    def text(self) -> str:
+        self._out.seek(0)
+        self._err.seek(0)
+        return self._err.read()[-4000:] + self._out.read()[-2000:]
+
+    def summary(self) -> dict[str, Any]:
+        """What it printed last, once it has ended well."""
+        code = self.process.wait(TIMEOUT_S)
+        assert code == 0, self.text()
+        self._out.seek(0)
+        return dict(json.loads(self._out.read().splitlines()[-1]))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.token:
+            watchdog.end_all(self.token)
+        self._out.close()
+        self._err.close()
+
+
+def checked(summary: dict[str, Any]) -> None:
+    """What must hold whatever happened."""
+    assert (summary["unaccounted"], summary["duplicates"]) == (0, 0), summary["hops"]
+    assert summary["requests"] == summary["predictions"] == FLIGHTS
+    parity = summary["verification"]
+    assert parity["compared"] == FLIGHTS * 31
+    assert parity["mismatches"] == 0, parity["examples"]
+    assert summary["scheduled"] == 1  # the first model
+    assert summary["auc"]["live"] is not None  # it answered
+
+
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    demo = Demo(tmp_path_factory.mktemp("peace"))
+    try:
+        return demo.summary()
+    finally:
+        demo.end()
+
+
+def test_everything_adds_up_and_every_feature_is_right(peace: dict[str, Any]) -> None:
+    checked(peace)
+    assert peace["events"] == sum(peace["events_by_topic"].values()) > 100_000
+    assert peace["auc"]["live"] > 0.6
+
+
+def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:
+    demo = Demo(tmp_path, "--rate", "1500")
+    try:
+        demo.until(lambda: sum(demo.position()["sent"].values()) > 10_000, "traffic")
+        for name in KILLED:
+            demo.until(lambda: (found := demo.running()) and found.state == "up", f"everything before {name} is killed")
+            assert demo.position()["state"] != "done", f"the replay was over before {name} was killed"
+            demo.kill(name)
+            time.sleep(1.5)
+        summary = demo.summary()
+    finally:
+        demo.end()
+    checked(summary)
+    assert summary["predictions_digest"] == peace["predictions_digest"]
+    assert watchdog.members(demo.token) == []
