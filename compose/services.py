@@ -27,6 +27,7 @@ __all__ = [
 
 REPO = Path(__file__).parents[1] / "features"
 MODELS = ("delay",)
+EVENTS = tuple(name for name in TOPICS if name.startswith("flights."))
 INPUTS_FILE = "inputs.json"
 CONTROL_LOOP = ("controller", "retrainer", "reporter")
 
@@ -119,6 +120,11 @@ def headwater_services(platform: Platform, topics: DerivedTopics) -> list[Servic
         Service(
             name="pusher",
             argv=python_module("features.online.pusher", "--topics", views),
+            depends_on=("kafka",),
+        ),
+        Service(
+            name="promises",
+            argv=python_module("jobs.promises", "--events", ",".join(EVENTS), "--derived", topics.file),
             depends_on=("kafka",),
         ),
         Service(name="controller", argv=python_module("jobs.retraining.controller"), depends_on=("kafka",)),

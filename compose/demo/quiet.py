@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 
-from confluent_kafka import TopicPartition
-
 from compose.control import WINDOWS_TOPIC, ControlLog, milliseconds
-from compose.demo.keys import Aside
+from compose.demo.keys import Aside, is_aside
 from compose.demo.ledger import REQUESTS
 from compose.reading import reader
 from jobs.retraining.payload import Archive
-from schemas.topics import DAY_MS, DLQ_SUFFIX, LATE_SUFFIX
+from schemas.tables import table_name
+from schemas.topics import DAY_MS
 
 __all__ = ["Pulse"]
 
 INTERNAL = "__"
+CONTROL = "models.control"
 
 
 class Pulse:
-    """The pulse of a platform: the end of every topic.
+    """The pulse of a platform: how much of everything is in the archive.
 
     Parameters
     ----------
@@ -33,20 +33,18 @@ class Pulse:
         self._archive = Archive(kafka, clickhouse)
         self._control = ControlLog(kafka, windows=True)
 
-    def beat(self) -> tuple[tuple[str, int, int], ...]:
-        """Topic, partition and end offset of everything; equal twice when nothing was written between."""
-        found = self._consumer.list_topics(timeout=10).topics
-        return tuple(
-            (name, part, int(self._consumer.get_watermark_offsets(TopicPartition(name, part), timeout=10)[1]))
-            for name in sorted(found)
-            if not name.startswith(INTERNAL)
-            for part in sorted(found[name].partitions)
-        )
+    def beat(self) -> dict[str, int]:
+        """Archived rows by table; equal twice when nothing has come between. Promises, often repeated, do not count.
+
+        Not the ends of topics: those move with every heartbeat.
+        """
+        return {name: rows for name, rows in self._archive.tables().items() if name != table_name(CONTROL)}
 
     def lag(self) -> list[str]:
         """What the archive lacks, in words."""
-        names = {name for name, _, _ in self.beat() if not name.endswith((DLQ_SUFFIX, LATE_SUFFIX))}
-        return self._archive.lag(self._archive.ends(tuple(sorted(names))))
+        names = self._consumer.list_topics(timeout=10).topics
+        kept = [name for name in sorted(names) if not name.startswith(INTERNAL) and not is_aside(name)]
+        return self._archive.lag(self._archive.ends(tuple(kept)))
 
     def outstanding(self, sent: Mapping[str, int], end_ms: int, predictions: str = "predictions.delay") -> list[str]:
         """What traffic that is over must still lead to, in words: an answer to each request, judged windows.

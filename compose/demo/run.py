@@ -10,8 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaException
+
 from compose.control import ControlLog, fold
 from compose.demo.position import Position
+from compose.demo.quiet import Pulse
 from compose.local.home import Home, PlatformError
 from compose.local.jobs import JobBook
 from compose.local.platform import Platform, Running
@@ -21,7 +24,8 @@ from compose.services import headwater_platform
 __all__ = ["JOBS", "Demo", "Options", "demo_home", "prepared"]
 
 JOBS = ("features", "scoring", "drift")
-QUIET_SECONDS = 6.0
+QUIET_SECONDS = 3.0
+LOG_TAIL_BYTES = 128 << 10
 # Longer without any progress, and something is stuck: better to say so than to wait.
 STALLED_SECONDS = 180.0
 
@@ -50,7 +54,7 @@ def demo_home(home: Home) -> Home:
 
 @contextmanager
 def prepared(home: Home, keep: bool) -> Iterator[Platform]:
-    """A platform on an empty state directory, which is removed at the end unless it is to be kept.
+    """A platform on an empty state directory, which is removed at the end unless it is to be kept or tells of failure.
 
     Raises
     ------
@@ -65,6 +69,9 @@ def prepared(home: Home, keep: bool) -> Iterator[Platform]:
     shutil.rmtree(home.root, ignore_errors=True)
     try:
         yield headwater_platform(home)
+    except PlatformError:
+        keep = True  # its logs tell why
+        raise
     finally:
         if not keep:
             shutil.rmtree(home.root, ignore_errors=True)
@@ -136,36 +143,41 @@ class Demo:
         PlatformError
             Where nothing moves any more although something should.
         """
-        from compose.demo.quiet import Pulse
-
         pulse = Pulse(self.platform.endpoints.kafka, self.platform.endpoints.clickhouse)
         moved, last = time.monotonic(), None
-        lacking: list[str] = []
-        while True:
-            position = self.position()
-            tell(position)
-            beat = (pulse.beat(), position)
-            if beat != last:
-                moved, last = time.monotonic(), beat
+        lacking = ["traffic"]
+        while lacking:
             still = time.monotonic() - moved
-            busy = [each for each in fold(self._log.records) if _in_flight(each)]
-            if position.state == "done" and not busy and still > QUIET_SECONDS:
-                lacking = pulse.outstanding(self.sent, position.end_ms) or pulse.lag()
-                if not lacking:
-                    return
+            try:
+                position = self.position()
+                tell(position)
+                if (beat := (pulse.beat(), position)) != last:
+                    moved, last = time.monotonic(), beat
+                lacking = self._lacking(pulse, position, still)
+            except KafkaException as exc:  # a broker that was killed comes back
+                lacking = [f"Kafka: {exc.args[0].str()}"]
             if still > STALLED_SECONDS:
                 raise PlatformError(
-                    f"Nothing has moved for {STALLED_SECONDS:.0f} s: the replay is {position.state}, waiting for "
-                    f"{[each.incident_id for each in busy] or lacking or 'the jobs'}. "
+                    f"Nothing has moved for {STALLED_SECONDS:.0f} s, waiting for {', '.join(lacking)}. "
                     f"`headwater logs` of {self.platform.home.root} tells more."
                 )
             time.sleep(0.5)
+
+    def _lacking(self, pulse: Pulse, position: Position, still_seconds: float) -> list[str]:
+        """What has to come yet, in words; empty when all is over."""
+        if position.state != "done":
+            return [f"the replay, which is {position.state}"]
+        if busy := [each.incident_id for each in fold(self._log.records) if _in_flight(each)]:
+            return [f"training for incident {each}" for each in busy]
+        if still_seconds <= QUIET_SECONDS:
+            return ["quiet"]
+        return pulse.outstanding(self.sent, position.end_ms) or pulse.lag()
 
     def _last_line(self) -> dict[str, Any]:
         try:
             with self._replay_log.open("rb") as file:
                 file.seek(0, 2)
-                file.seek(max(0, file.tell() - 8192))
+                file.seek(max(0, file.tell() - LOG_TAIL_BYTES))  # a broker that is away makes its client talkative
                 lines = [line for line in file.read().splitlines() if line.startswith(b'{"state"')]
             return dict(json.loads(lines[-1])) if lines else {}
         except (OSError, json.JSONDecodeError):  # not there yet, or half a line

@@ -20,6 +20,7 @@ from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
 __all__ = ["Controller", "Settings", "bootstrap_id", "main", "run"]
 
 ALERTS, SUBMISSIONS, DECISIONS, WINDOWS = "drift.alerts", "submissions", "models.decisions", "drift.windows"
+REPEAT_SECONDS = 3.0
 # Where several topics have news, alerts are taken before the windows that settle them.
 INPUTS = (ALERTS, SUBMISSIONS, DECISIONS, WINDOWS)
 
@@ -72,6 +73,7 @@ def run(
     log({"recovered": len(told), "backlog": len(held), "horizon": controller.horizon_ms})
     # 3. Then what comes.
     look_at = 0.0
+    spoken_at = clock()
     while not stopped():
         now_ms = round(clock() * 1000)
         if controller.first_due_ms is None and clock() >= look_at:
@@ -79,8 +81,14 @@ def run(
             found_ms = start_ms if start_ms is not None else first_timestamp_ms(kafka, traffic)
             publish(controller.start(found_ms, now_ms) if found_ms is not None else [])
         held += inputs.poll(0.0 if held else 0.2)
-        publish(_feed(controller, _with_alerts(inputs, held, stopped), now_ms))
+        publish(found := _feed(controller, _with_alerts(inputs, held, stopped), now_ms))
         held = []
+        # A job that is restored has forgotten the last promise; where it is what everything waits for, no other comes.
+        if found:
+            spoken_at = clock()
+        elif clock() - spoken_at >= REPEAT_SECONDS and (promise := controller.promise()) is not None:
+            spoken_at = clock()
+            writer.publish([promise])
     inputs.close()
 
 

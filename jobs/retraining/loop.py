@@ -167,6 +167,10 @@ class Controller:
         """Wall time passes."""
         return self._advance(wall_ms)
 
+    def promise(self) -> Publish | None:
+        """The promise that stands, once more; None before there is one."""
+        return self._control("hold", self.horizon_ms, self.horizon_ms) if self._versions else None
+
     @property
     def in_flight(self) -> list[str]:
         """Incidents whose retraining has been asked for and not been decided."""

@@ -126,14 +126,25 @@ class Archive:
         except (ClickHouseError, OSError):
             return 0
 
+    def tables(self) -> dict[str, int]:
+        """Archived records by table; empty where ClickHouse cannot say."""
+        sql = "SELECT table, sum(rows) FROM system.parts WHERE active AND database = 'headwater' GROUP BY table"
+        try:
+            return {str(name): int(rows) for name, rows in self._query(sql)}
+        except (ClickHouseError, OSError):
+            return {}
+
     def _stored(self, topic: str) -> list[tuple[int, int, int]]:
         """Partition, newest offset and number of records of a topic's table."""
+        table = f"headwater.{topic.replace('.', '_')}"
+        sql = f"SELECT _partition, max(_offset), count() FROM {table} GROUP BY _partition"
+        return [(int(part), int(offset), int(count)) for part, offset, count in self._query(sql)]
+
+    def _query(self, sql: str) -> list[tuple[Any, ...]]:
         address = urlsplit(self.clickhouse)
         client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
         try:
-            table = f"headwater.{topic.replace('.', '_')}"
-            sql = f"SELECT _partition, max(_offset), count() FROM {table} GROUP BY _partition"
-            return [(int(part), int(offset), int(count)) for part, offset, count in client.query(sql).result_rows]
+            return [tuple(row) for row in client.query(sql).result_rows]
         finally:
             client.close()
 
