@@ -295,46 +295,6 @@ def test_racing_consumers_submit_once_and_a_survivor_finishes(loop):
     assert sorted(outcomes) == sorted(decisions)
 
 
-def test_from_window_to_horizon(loop, capsys):
-    loop.controller()
-    loop.until(lambda: loop.told("models.control"))
-    loop.judge(30)
-    (event,) = loop.until(lambda: loop.told("retraining.events"))
-    settle(loop, event, "1")
-    loop.until(loop.promoted)
-    log, took_ms = TopicLog(loop.kafka, ["models.control"]), []
-    list(log.to_end())
-    for day in range(50, 70):
-        loop.judge(day)
-        began = time.monotonic()
-        while not any(record["watermark"] == at(day + 4) - 1 for _, record in log.poll(0.5)):
-            assert time.monotonic() < began + 20
-        took_ms.append(1000 * (time.monotonic() - began))
-    log.close()
-    say(capsys, f"window to horizon: median {sorted(took_ms)[10]:.0f} ms, most {max(took_ms):.0f} ms of 20")
-    assert sorted(took_ms)[10] < 1000
-
-
-def say(capsys, text):
-    with capsys.disabled():
-        sys.stdout.write(f"\n{text}\n")
-
-
-def test_from_event_to_accepted(loop, capsys):
-    consumer = loop.consumer()
-    loop.until(lambda: "owner" in consumer.log.read_text())
-    writer, count = Writer(loop.kafka, f"events-{loop.model}"), 20
-    sent_ms = {}
-    for number in range(count):
-        sent_ms[f"{loop.model}-{number}"] = time.time() * 1000
-        writer.publish([Publish("retraining.events", event(loop, number))])
-        loop.until(lambda number=number: len(loop.told("models.decisions")) > number)
-    accepted = {e["incident_id"]: e["recorded_at"] for e in loop.told("submissions") if e["status"] == "accepted"}
-    took_ms = sorted(accepted[key] - when for key, when in sent_ms.items())
-    say(capsys, f"event to accepted: median {took_ms[count // 2]:.0f} ms, most {took_ms[-1]:.0f} ms of {count}")
-    assert took_ms[count // 2] < 2000
-
-
 def test_training_waits_for_the_archive(loop, platform):
     consumer = loop.consumer()
     loop.until(lambda: "owner" in consumer.log.read_text())

@@ -248,9 +248,7 @@ def test_where_an_insert_statement_ends() -> None:
         assert split("insert into t FORMAT CSV\n", step) == ("insert into t", "CSV", "")
         for text in ("INSERT INTO t VALUES (1)", "INSERT INTO t SELECT 1", "SELECT 1 FORMAT CSV", "CREATE TABLE t"):
             assert split(text, step) is None
-    started = time.monotonic()
     assert insert_head(b"", iter([b"INSERT INTO t (" + b"a, " * 100_000]))[0] is None
-    assert time.monotonic() - started < 2
 
 
 def test_what_kind_of_statement() -> None:
