@@ -21,7 +21,7 @@ __all__ = ["build"]
 def build(
     environment: StreamTableEnvironment, broker: Broker, repo: Repo, inputs: ModelInputs, home: Path
 ) -> StatementSet:
-    """The job's statements: windows, alerts, and dead letters of the labels."""
+    """The job's statements: windows, alerts, and the labels that cannot be used."""
     statements = environment.create_statement_set()
     declare_source(environment, statements, broker, repo.kafka_source(inputs.label_source), shift_ms=0)
     environment.execute_sql(travelling_source(broker, "predictions", prediction_topic(inputs), PREDICTED))

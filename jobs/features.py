@@ -1,7 +1,7 @@
 """The features job: the stream feature views of a Feast repo, as one Flink job.
 
 events ──▶ <view> as SQL ──▶ features.<view>
-       └─▶ undecodable ────▶ <topic>.dlq
+       └─▶ undecodable, late ─▶ <topic>.dlq, <topic>.late
 """
 
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from pyflink.table import StatementSet, StreamTableEnvironment
 from features.compiler.flink import compile_view
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
-from jobs.tables import Broker, dead_letters, event_source, sink
+from jobs.tables import Broker, event_source, set_aside, sink
 
 __all__ = ["build", "declare_source"]
 
 
 def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[StreamFeatureView]) -> StatementSet:
-    """The job's statements: every source once, a dead-letter and a feature sink each."""
+    """The job's statements: every source once, a sink for what cannot be used, and one for each view."""
     statements = environment.create_statement_set()
     sources: set[str] = set()
     for view in views:
@@ -41,13 +41,13 @@ def declare_source(
     source: KafkaSource,
     shift_ms: int = 1,
 ) -> None:
-    """Declare a Kafka source's tables and add the statement that sets its undecodable records aside."""
+    """Declare a Kafka source's tables and add the statement that sets aside its records that cannot be used."""
     topic, schema, delay_ms = source.kafka_options.topic, avro_schema(source), watermark_delay_ms(source)
     declared = event_source(
         broker, source.name, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms
     )
     for ddl in declared:
         environment.execute_sql(ddl)
-    ddl, insert = dead_letters(broker, source.name, topic)
+    ddl, insert = set_aside(broker, source.name, topic)
     environment.execute_sql(ddl)
     statements.add_insert_sql(insert)

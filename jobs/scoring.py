@@ -4,7 +4,7 @@
                │          (temporal joins)                                  ├─▶ inference ─▶ predictions.<model>
                ├─ latest: the newest in the online store ───────────────────┘   (ONNX, in batches; sketches them)
                │          (read in batches)
-               └─ undecodable ─▶ <topic>.dlq
+               └─ undecodable, late ─▶ <topic>.dlq, <topic>.late
 
 Which model answers is data too: as-of, ``models.control`` is joined like any feature, so a new model takes over without
 a restart and a replay makes the same predictions; latest, it is followed as it comes.
@@ -32,7 +32,7 @@ ONLINE_STORE = "online/online.db"
 def build(
     environment: StreamTableEnvironment, broker: Broker, repo: Repo, inputs: ModelInputs, mode: str, home: Path
 ) -> StatementSet:
-    """The job's statements: predictions, and dead letters of the requests.
+    """The job's statements: predictions, and the requests that cannot be used.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 Three kinds of table, and what each is for:
 
-- an event table (:func:`event_source`) yields good records and heartbeats and sets undecodable records aside;
+- an event table (:func:`event_source`) yields good records and heartbeats; :func:`set_aside` takes the others;
 - a feature or control table (:func:`versioned_source`) is a changelog with a key: the right side of a temporal join;
 - a sink (:func:`sink`) writes exactly once, with the event time as the record's timestamp.
 """
@@ -14,15 +14,15 @@ from typing import Any
 
 from features.compiler.flink import interval
 from schemas.codec import Codec
-from schemas.topics import DLQ_SUFFIX, Topic
+from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX, Topic
 
 __all__ = [
     "Broker",
     "avro_columns",
-    "dead_letters",
     "encoded_sink",
     "epoch_seconds",
     "event_source",
+    "set_aside",
     "sink",
     "sql_type",
     "travelling_source",
@@ -117,6 +117,8 @@ def event_source(
 ) -> list[str]:
     """DDL of an event topic: ``<table>_records`` with everything, ``<table>_events`` with what can be used.
 
+    A record behind the watermark cannot: some of the windows it belongs to are closed, and it would count in others.
+
     Parameters
     ----------
     broker : Broker
@@ -143,7 +145,7 @@ def event_source(
         "  `kafka_partition` INT METADATA FROM 'partition' VIRTUAL,\n"
         "  `kafka_offset` BIGINT METADATA FROM 'offset' VIRTUAL,\n"
         "  `decode_error` STRING METADATA FROM 'value.error' VIRTUAL,\n"
-        "  `decode_bytes` BYTES METADATA FROM 'value.bytes' VIRTUAL,\n"
+        "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
         # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
         f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`) - {interval(shift_ms)},\n"
         f"  WATERMARK FOR `rowtime` AS `rowtime` - {delay}\n) WITH (\n  {_with(options)}\n)"
@@ -151,7 +153,7 @@ def event_source(
     names = ", ".join(f"`{column}`" for column in avro_columns(schema))
     events = (
         f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
-        "WHERE `decode_error` IS NULL"
+        f"WHERE `decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
     )
     return [records, events]
 
@@ -221,30 +223,39 @@ def epoch_seconds(time: str) -> str:
     return f"CAST(TIMESTAMPDIFF(SECOND, TO_TIMESTAMP_LTZ(0, 3), {time}) AS BIGINT)"
 
 
-def dead_letters(broker: Broker, table: str, name: str) -> list[str]:
-    """DDL of ``<topic>.dlq`` and the INSERT that fills it from ``<table>_records`` with the original bytes."""
-    options = {
-        **_writer(broker, f"{table}_dlq", f"{name}{DLQ_SUFFIX}"),
-        "format": "raw",
-    }
+_WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
+
+
+def set_aside(broker: Broker, table: str, name: str) -> list[str]:
+    """DDL of a sink and the INSERT that fills it: the records of ``<table>_records`` that cannot be used.
+
+    Undecodable ones go to ``<topic>.dlq``, late ones to ``<topic>.late``: original bytes, where they lay, and why.
+    """
+    dead, late = f"{name}{DLQ_SUFFIX}", f"{name}{LATE_SUFFIX}"
+    options = {**_writer(broker, f"{table}_aside", f"{dead};{late}"), "format": "raw"}
     ddl = (
-        f"CREATE TEMPORARY TABLE {table}_dlq (\n  `value` BYTES,\n"
+        f"CREATE TEMPORARY TABLE {table}_aside (\n  `value` BYTES,\n"
+        "  `kafka_topic` STRING METADATA FROM 'topic',\n"
         "  `headers` MAP<STRING, BYTES> METADATA,\n"
         f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
     )
+    behind = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
     headers = {
         "topic": "`kafka_topic`",
         "partition": "`kafka_partition`",
         "offset": "`kafka_offset`",
         "timestamp": "`kafka_time`",
         "job": f"'{broker.job}'",
-        "error": "`decode_error`",
+        "error": f"COALESCE(`decode_error`, {behind})",
     }
     pairs = ", ".join(f"'headwater.{key}', ENCODE(CAST({value} AS STRING), 'UTF-8')" for key, value in headers.items())
     return [
         ddl,
-        f"INSERT INTO {table}_dlq SELECT `decode_bytes`, MAP[{pairs}], `kafka_time` FROM {table}_records "
-        "WHERE `decode_error` IS NOT NULL",
+        f"INSERT INTO {table}_aside SELECT `record_bytes`, "
+        f"CASE WHEN `decode_error` IS NULL THEN '{late}' ELSE '{dead}' END, MAP[{pairs}], `kafka_time` "
+        # Heartbeats have no bytes; those that are repeated are behind the watermark, and nothing is lost with them.
+        f"FROM {table}_records WHERE `record_bytes` IS NOT NULL "
+        f"AND (`decode_error` IS NOT NULL OR `rowtime` <= {_WATERMARK})",
     ]
 
 

@@ -1,6 +1,6 @@
 """The summary for people: tables and bars in a terminal, legible without colour and in a pipe."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,10 +58,24 @@ def render(summary: Summary, console: Console) -> None:
             f"[bold {colour}]Features {verdict}[/]: of {parity.compared:,} logged values computed again, "
             f"{parity.mismatches:,} are different."
         )
+        if checked.age_seconds:
+            console.print(_ages(checked.age_seconds), soft_wrap=True)
     console.print()
     _incidents(summary, console)
     console.print()
     _performance(summary.comparison, console)
+
+
+def _ages(age_seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """How old the rows were that the online store gave; in a replay they may lie ahead of the request."""
+    told = ", ".join(f"{view} {age['median'] / 3600:+,.1f} h" for view, age in age_seconds.items())
+    ahead = any(age["median"] < 0 for age in age_seconds.values())
+    note = (
+        " Negative: ahead of the request, since a second of this replay is days; no fair judge of a model."
+        if ahead
+        else ""
+    )
+    return f"[dim]Median age of the rows read:[/] {told}.{note}"
 
 
 def _minutes(seconds: float) -> str:

@@ -40,12 +40,12 @@ KILLED = (
 class Demo:
     """``headwater demo`` as a process of its own, in a state directory of its own."""
 
-    def __init__(self, root: Path, *options: str) -> None:
+    def __init__(self, root: Path, *options: str, flights: int = FLIGHTS) -> None:
         self.home = Home(root / "demo")
         self._out = (root / "out").open("w+")
         self._err = (root / "err").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "compose.cli", "demo", "--flights", str(FLIGHTS), "--json", "--verify", *options],
+            [sys.executable, "-m", "compose.cli", "demo", "--flights", str(flights), "--json", "--verify", *options],
             stdout=self._out,
             stderr=self._err,
             stdin=subprocess.DEVNULL,
@@ -150,3 +150,16 @@ def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:
     checked(summary)
     assert summary["predictions_digest"] == peace["predictions_digest"]
     assert watchdog.members(demo.token) == []
+
+
+def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
+    demo = Demo(tmp_path, "--mode", "latest", flights=6000)
+    try:
+        summary = demo.summary()
+    finally:
+        demo.end()
+    assert (summary["unaccounted"], summary["duplicates"]) == (0, 0), summary["hops"]
+    assert summary["predictions"] == 6000
+    parity = summary["verification"]
+    assert parity["mismatches"] == 0, parity["examples"]
+    assert set(parity["age_seconds"]) >= {"origin", "carrier", "tail", "weather"}  # rows were found

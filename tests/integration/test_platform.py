@@ -222,7 +222,7 @@ def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(fresh_home):
     third = headwater(fresh_home, "up")
     out, err = third.communicate(timeout=30)
     assert third.returncode == 0, err
-    assert f"process {again.pid}" in out.replace("\n", " ")
+    assert f"process {again.pid}" in " ".join(out.split())
 
     down = headwater(fresh_home, "down")
     out, err = down.communicate(timeout=60)

@@ -20,6 +20,8 @@ final class ReadingFormat implements DecodingFormat<DeserializationSchema<RowDat
     static final String ERROR = "error";
     /** The record that could not be read; NULL for a good one. */
     static final String BYTES = "bytes";
+    /** The record as it came, good or not; NULL for a heartbeat. */
+    static final String RAW = "raw";
 
     private final WireFormat format;
     private final boolean versioned;
@@ -35,6 +37,7 @@ final class ReadingFormat implements DecodingFormat<DeserializationSchema<RowDat
         Map<String, DataType> metadata = new LinkedHashMap<>();
         metadata.put(ERROR, DataTypes.STRING().nullable());
         metadata.put(BYTES, DataTypes.BYTES().nullable());
+        metadata.put(RAW, DataTypes.BYTES().nullable());
         return metadata;
     }
 

@@ -31,6 +31,7 @@ final class RecordReader implements DeserializationSchema<RowData> {
     private final RowKind kind;
     private final int errorColumn;
     private final int bytesColumn;
+    private final int rawColumn;
     private final int arity;
     private final TypeInformation<RowData> produced;
     private transient Composites.Record record;
@@ -47,6 +48,7 @@ final class RecordReader implements DeserializationSchema<RowData> {
         int size = columns.getFieldCount();
         this.errorColumn = metadataKeys.contains(ReadingFormat.ERROR) ? size + metadataKeys.indexOf(ReadingFormat.ERROR) : -1;
         this.bytesColumn = metadataKeys.contains(ReadingFormat.BYTES) ? size + metadataKeys.indexOf(ReadingFormat.BYTES) : -1;
+        this.rawColumn = metadataKeys.contains(ReadingFormat.RAW) ? size + metadataKeys.indexOf(ReadingFormat.RAW) : -1;
         this.arity = size + metadataKeys.size();
         this.produced = produced;
     }
@@ -100,6 +102,9 @@ final class RecordReader implements DeserializationSchema<RowData> {
                     row.setField(bytesColumn, message);
                 }
             }
+        }
+        if (rawColumn >= 0) {
+            row.setField(rawColumn, message);
         }
         if (zeros != null) {
             fillZeros(row);
