@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from confluent_kafka import Message
 
-from compose.demo.run import JOBS
+from compose.demo.ledger import EVENTS
+from compose.demo.quiet import Pulse
+from compose.demo.run import JOBS, Demo, Options
 from compose.local.home import Home, PlatformError
 from compose.local.jobs import FlinkRest, JobBook
 from compose.local.platform import Platform, local_services
@@ -28,7 +30,6 @@ from schemas.topics import topic
 
 __all__ = ["MEANING", "repetition"]
 
-EVENTS = ("flights.requests", "flights.departures", "flights.arrivals", "flights.weather")
 LIMIT_KAFKA, LIMIT_FLINK = "kafka read", "flink read"
 # Name of a figure: what it counts, and the limit it is held against.
 MEANING = {
@@ -183,9 +184,6 @@ def _ends(kafka: str, names: list[str]) -> dict[tuple[str, int], int]:
 
 def _whole_chain(home: Home, flights: int, events: int) -> float:
     """Seconds from the first event sent to the last answer archived and the last window judged."""
-    from compose.demo.quiet import Pulse
-    from compose.demo.run import Demo, Options
-
     with _platform(headwater_platform(home, controlled=False)) as platform:
         at = platform.endpoints
         _put_prior_in_charge(at.kafka)

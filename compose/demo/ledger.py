@@ -171,6 +171,7 @@ def count(
     for name in keys:
         if name.startswith(PREDICTIONS):
             hops.append(_scoring_hop(name, keys[REQUESTS], keys[name], aside))
+            hops += _sketch_hop(name, clickhouse)
     incidents, control = _control_hops(kafka)
     from_alerts = [each for each in incidents if each.kind == "alert"]
     verdicts = Counter(each.decision["decision"] for each in from_alerts if each.decision)
@@ -288,6 +289,18 @@ def _scoring_hop(name: str, requests: TopicKeys, predictions: TopicKeys, aside: 
         missing=len(open_ - is_dead - is_late),
         surplus=len(answered - asked),
     )
+
+
+def _sketch_hop(name: str, clickhouse: Client) -> list[Hop]:
+    """Every answer is in a sketch that drift detection gets; none where the table is not one of ours."""
+    table = table_name(name)
+    where = f"database = '{DATABASE}' AND table = '{table}' AND name = 'sketch_rows'"
+    known = f"SELECT count() FROM system.columns WHERE {where}"
+    if not int(clickhouse.query(known).result_rows[0][0]):
+        return []
+    came, went = clickhouse.query(f"SELECT count(), sum(sketch_rows) FROM {DATABASE}.{table}").result_rows[0]
+    came, went = int(came), int(went or 0)
+    return [Hop(f"{name} → sketches", came=came, went=went, missing=max(0, came - went), surplus=max(0, went - came))]
 
 
 def _keys_at(found: TopicKeys, places: Places) -> set[bytes]:

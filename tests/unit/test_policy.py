@@ -108,7 +108,7 @@ def test_an_incident_has_one_retraining_ever():
 
 
 def test_a_model_cools_down_in_event_time():
-    policy = load_policy()
+    policy = dataclasses.replace(load_policy(), cool_down_ms=14 * DAY_MS)
     state = dataclasses.replace(TRAINED, retrained=(Retraining("b", 40 * DAY_MS),))
     assert decide(policy, state, alert(53.9)).action == "hold"
     assert decide(policy, state, alert(54)).action == "retrain"
