@@ -32,14 +32,14 @@ def test_everything_in_all_exists(name: str) -> None:
     assert not missing, f"{name}.__all__ names {missing}, which are not there"
 
 
-def test_imports_point_one_way() -> None:
-    run = subprocess.run(
-        [str(Path(sys.executable).with_name("lint-imports"))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.parametrize(
+    "command",
+    [["lint-imports"], ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
+    ids=lambda command: " ".join(command),
+)
+def test_imports_point_one_way_and_style_and_types_hold(command: list[str]) -> None:
+    program = str(Path(sys.executable).with_name(command[0]))
+    run = subprocess.run([program, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
