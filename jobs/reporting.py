@@ -72,7 +72,8 @@ class Reporter:
         """
         current = self._rows(alert["model"], alert["window_start"], alert["window_end"])
         reference = self._rows(alert["model"], 0, self._trained_until(alert))
-        named = [each["column"] for each in alert["evidence"]]
+        # A column can be named twice, by two statistics.
+        named = dict.fromkeys(each["column"] for each in alert["evidence"])
         order = [name for name in named if name in current] + [name for name in current if name not in named]
         text = [name for name in order if not is_numeric_dtype(current[name])]
         title = f"{alert['model']} {alert['model_version']}: {alert['monitor']} {alert['segment']}".strip()

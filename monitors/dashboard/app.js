@@ -106,7 +106,7 @@ function frame(host, gutter) {
   const some = (values) => values.filter((each) => Number.isFinite(each));
   const [from, to] = extent(Math.min(...some(firsts)), Math.max(...some(lasts), ...some(firsts)));
   const ends = width > 700;
-  return { width, from, to, left: ends ? 240 : gutter, right: width - (ends ? 86 : 6), ends };
+  return { width, from, to, left: ends ? 240 : gutter, right: width - (ends ? 104 : 6), ends };
 }
 
 function drawPerformance() {

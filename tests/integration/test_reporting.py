@@ -1,0 +1,64 @@
+"""Reports of alerts from a real archive: what the model was trained on beside the alert's window."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from own_services import own_clickhouse
+
+from jobs.reporting import Reporter
+from monitors.reports import ReportError
+
+START = datetime(2013, 2, 1, tzinfo=UTC)
+ROWS = 600
+
+
+def ms(hours: float) -> int:
+    return round((START + timedelta(hours=hours)).timestamp() * 1000)
+
+
+def alert(incident: str, start: float, end: float) -> dict:
+    named = [("origin__mean", "psi"), ("carrier", "tv"), ("origin__mean", "ks"), ("log_loss", "mean")]
+    return {
+        "incident_id": incident, "status": "opened", "model": "delay", "model_version": "1", "monitor": "features",
+        "segment": "", "window_start": ms(start), "window_end": ms(end), "summary": "Traffic differs.",
+        "report": f"reports/{incident}.html", "evidence": [{"column": name, "statistic": each} for name, each in named],
+    }  # fmt: skip
+
+
+def test_a_report_names_the_columns_of_the_alert_and_is_drawn_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    rows = pd.DataFrame(
+        {
+            "request_id": [f"r{i}" for i in range(ROWS)],
+            "event_time": [START + timedelta(hours=i / 2) for i in range(ROWS)],
+            "model_version": "1",
+            "probability": random.random(ROWS),
+            "carrier": random.choice(["AA", "B6", "UA"], ROWS),
+            "origin__mean": random.normal(size=ROWS),
+            "origin__event_time": START,
+            "nothing": np.nan,
+        }
+    )
+    with own_clickhouse(tmp_path) as (_, client):
+        client.command(
+            "CREATE TABLE headwater.predictions_delay (request_id String, event_time DateTime64(3, 'UTC'), "
+            "watermark Nullable(DateTime64(3, 'UTC')), model String, model_version String, probability Float64, "
+            "carrier Nullable(String), origin__mean Nullable(Float64), "
+            "origin__event_time Nullable(DateTime64(3, 'UTC')), nothing Nullable(Float64), sketch_rows Nullable(Int32), sketch Nullable(String), _partition Int32, "
+            "_offset Int64) ENGINE = MergeTree ORDER BY request_id"
+        )
+        client.insert_df("predictions_delay", rows, database="headwater")
+        reporter = Reporter(client, tmp_path)
+        reporter.hear("drift.alerts", alert("i1", 200, 300))
+        (pending,) = reporter.pending()
+        page = reporter.draw(pending).read_text()
+        assert "Traffic differs." in page
+        assert "origin__mean" in page
+        assert "carrier" in page
+        assert "origin__event_time" not in page
+        assert reporter.pending() == []
+        with pytest.raises(ReportError, match="expected rows on both sides"):
+            reporter.draw(alert("i2", 2000, 2100))
