@@ -24,6 +24,7 @@ from schemas.topics import topic
 
 __all__ = ["FINDING", "FINDINGS", "Monitors", "evaluate", "last_of_each", "register_packing"]
 
+END_OF_STREAM_MS = 2**62
 FINDINGS = ("drift.windows", "drift.alerts")
 FINDING = Types.ROW_NAMED(
     ["topic", "key", "value", "time_ms"],
@@ -84,7 +85,8 @@ class Monitors(KeyedProcessFunction):
         return Row(name, key, self._codecs[name].encode(record), record["window_end"])
 
     def _wake(self, ctx: KeyedProcessFunction.Context, time_ms: int) -> None:
-        ctx.timer_service().register_event_time_timer((time_ms // TILE_MS + 1) * TILE_MS)
+        if time_ms < END_OF_STREAM_MS:  # behind the last watermark there is no later tile to wait for
+            ctx.timer_service().register_event_time_timer((time_ms // TILE_MS + 1) * TILE_MS)
 
     def _monitor(self, model: str) -> ModelMonitor:
         if model not in self._live:

@@ -133,7 +133,7 @@ def _bounded(platform: Platform, job: str) -> float:
     (record,) = JobBook(platform.home, at.kafka, at.flink).submit([job], ["--bounded"])
     rest = FlinkRest(at.flink)
     path = f"/jobs/{record.ids[-1]}"
-    states = ("FINISHED", "FAILED", "CANCELED")
+    states = ("FINISHED", "FAILED", "CANCELED", "RESTARTING")  # nothing is killed here: a restart is a failure
     told = _until(lambda: found if (found := rest.get(path))["state"] in states else None, f"the job {job} to end")
     if told["state"] != "FINISHED":
         raise PlatformError(f"The job {job} ended as {told['state']}; see {platform.home.log_file('taskmanager')}.")

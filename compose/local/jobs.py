@@ -224,13 +224,16 @@ class JobBook:
                 timeout=SUBMIT_TIMEOUT_S,
                 check=False,
             )
-        taken = {each["job"]: each["id"] for each in map(json.loads, done.stdout.splitlines())}
+        # Flink's client logs to standard output when something is amiss; our lines are objects.
+        ours = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"job"')]
+        taken = {each["job"]: each["id"] for each in ours}
         sent = [replace(each, ids=(*each.ids, taken[each.name])) for each in records if each.name in taken]
         for record in sent:
             write_text(self._file(record.name), json.dumps(asdict(record)))
         if done.returncode != 0 or len(sent) < len(records):
             refused = ", ".join(each.name for each in records if each.name not in taken)
-            raise PlatformError(f"The jobs {refused} were not taken. From {log}:\n{log_tail(log)}")
+            said = done.stdout.strip().rpartition("\n")[2]
+            raise PlatformError(f"The jobs {refused} were not taken. {said} From {log}:\n{log_tail(log)}")
         return sent
 
     def _environ(self) -> dict[str, str]:

@@ -47,7 +47,8 @@ def test_a_report_names_the_columns_of_the_alert_and_is_drawn_once(tmp_path: Pat
             "CREATE TABLE headwater.predictions_delay (request_id String, event_time DateTime64(3, 'UTC'), "
             "watermark Nullable(DateTime64(3, 'UTC')), model String, model_version String, probability Float64, "
             "carrier Nullable(String), origin__mean Nullable(Float64), "
-            "origin__event_time Nullable(DateTime64(3, 'UTC')), nothing Nullable(Float64), sketch_rows Nullable(Int32), sketch Nullable(String), _partition Int32, "
+            "origin__event_time Nullable(DateTime64(3, 'UTC')), nothing Nullable(Float64), "
+            "sketch_rows Nullable(Int32), sketch Nullable(String), _partition Int32, "
             "_offset Int64) ENGINE = MergeTree ORDER BY request_id"
         )
         client.insert_df("predictions_delay", rows, database="headwater")
