@@ -50,6 +50,8 @@ def stream_environment(cluster: Cluster, name: str) -> StreamTableEnvironment:
         "pipeline.auto-watermark-interval": "50 ms",
         "execution.checkpointing.interval": f"{cluster.checkpoint_ms} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
+        # A job's own setting, not the cluster's: a job that was cancelled goes on from here.
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.min-pause": f"{cluster.checkpoint_ms // 2} ms",
         # Fewer, larger Python bundles: 126 K rows/s through a Pandas function instead of 81 K/s at the defaults.
         "python.fn-execution.arrow.batch.size": "20000",

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from compose.local.watchdog import TOKEN_VARIABLE
 __all__ = ["FlinkRest", "JobBook", "JobRecord", "remote_home"]
 
 SUBMIT_TIMEOUT_S = 180
+CANCEL_TIMEOUT_S = 60
+ENDED = ("CANCELED", "FINISHED", "FAILED")
 ALIVE = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING")
 
 
@@ -188,12 +191,21 @@ class JobBook:
             raise PlatformError(f"No job {name!r} was submitted from here to {self._flink}; there are {names}.")
         record = replace(known[name], cancelled=True)
         if self._alive(record):
+            self._end(record.ids[-1])
             if self._remote:
                 checkpoints = self.rest.get(f"/jobs/{record.ids[-1]}/checkpoints")
                 newest = (checkpoints["latest"] or {}).get("completed") or {}
                 record = replace(record, checkpoint=newest.get("external_path") or "")
-            self.rest.cancel(record.ids[-1])
         write_text(self._file(name), json.dumps(asdict(record)))
+
+    def _end(self, job_id: str) -> None:
+        """Cancel a job and wait until it is gone: until then checkpoints still come, and older ones are deleted."""
+        self.rest.cancel(job_id)
+        deadline = time.monotonic() + CANCEL_TIMEOUT_S
+        while self.rest.get(f"/jobs/{job_id}")["state"] not in ENDED:
+            if time.monotonic() > deadline:
+                raise PlatformError(f"The job {job_id} is still cancelling after {CANCEL_TIMEOUT_S} s; try again.")
+            time.sleep(0.1)
 
     def checkpoint(self, record: JobRecord) -> str:
         """The newest complete checkpoint of a job under any id it has had, as a URI; empty where there is none."""
