@@ -1,15 +1,24 @@
-"""Reading topics from the start to where they end now, fast and without leaving a trace on the broker."""
+"""Ways to what has been written: topics from their start to where they end now, without a trace, and the archive."""
 
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-__all__ = ["TopicReader", "reader"]
+__all__ = ["TopicReader", "client_of", "reader"]
 
 # consume(n) is 12 times as fast as poll(); a batch is what Python holds at once.
 BATCH_RECORDS = 20_000
 POLL_S = 0.05
 QUIET_POLLS_MAX = 600
+
+
+def client_of(clickhouse: str) -> Client:
+    """A client of the ClickHouse at a URL."""
+    address = urlsplit(clickhouse)
+    return clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
 
 
 def reader(kafka: str) -> Consumer:

@@ -22,7 +22,7 @@ from monitors.sketches import Sketches
 from schemas.codec import Codec
 from schemas.topics import topic
 
-__all__ = ["FINDING", "FINDINGS", "Monitors", "evaluate", "last_of_each", "register_packing"]
+__all__ = ["FINDING", "FINDINGS", "Monitors", "evaluate", "register_packing", "rows_of_each"]
 
 END_OF_STREAM_MS = 2**62
 FINDINGS = ("drift.windows", "drift.alerts")
@@ -135,11 +135,13 @@ def evaluate(stream: DataStream, models: Path) -> DataStream:
     return stream.key_by(lambda row: row["model"], key_type=Types.STRING()).process(Monitors(models), FINDING)
 
 
-def last_of_each(values: pd.Series) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
-    """Each distinct value with the positions it is at, ascending."""
+def rows_of_each(values: pd.Series, counted: pd.Series) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:
+    """Each distinct value with its positions among the rows that count, ascending; a value without any is left out."""
     codes, distinct = pd.factorize(values, use_na_sentinel=False)
     for code, value in enumerate(distinct):
-        yield value, np.flatnonzero(codes == code)
+        rows = np.flatnonzero((codes == code) & counted.to_numpy(bool))
+        if len(rows):
+            yield value, rows
 
 
 def packed_answers(version: pd.Series, request_id: pd.Series, probability: pd.Series, seconds: pd.Series) -> pd.Series:
@@ -150,11 +152,8 @@ def packed_answers(version: pd.Series, request_id: pd.Series, probability: pd.Se
     """
     found = np.full(len(version), None, dtype=object)
     ids, p, time_ms = request_id.to_numpy(object), probability.to_numpy(float), seconds.to_numpy(np.int64) * 1000
-    asked = request_id.notna().to_numpy()
-    for _, all_rows in last_of_each(version):
-        rows = all_rows[asked[all_rows]]
-        if len(rows):
-            found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows])
+    for _, rows in rows_of_each(version, request_id.notna()):
+        found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows])
     return pd.Series(found)
 
 

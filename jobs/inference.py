@@ -18,7 +18,7 @@ from features.compiler.service import ModelInputs, time_of
 from features.compiler.topics import value_fields
 from features.online.lookup import StoredView, ViewLookup, stored_view
 from features.online.rows import RowStore
-from jobs.evaluation import last_of_each
+from jobs.evaluation import rows_of_each
 from jobs.serving import ModelLog, Scorer
 from monitors.evaluate import TILE_MS
 from monitors.sketches import Kind, sketch_batch
@@ -51,7 +51,7 @@ class _Answering(ScalarFunction):
 
     def answer(
         self,
-        asked: npt.NDArray[np.bool_],
+        asked: pd.Series,
         seconds: pd.Series,
         frame: pd.DataFrame,
         version: npt.NDArray[Any],
@@ -66,14 +66,12 @@ class _Answering(ScalarFunction):
         probability = self._scorer.score(frame, version, uri, prior)
         rows = np.zeros(len(frame), dtype=np.int32)
         sketches = np.full(len(frame), None, dtype=object)
-        for _, mine in last_of_each(pd.Series(version)):
-            counted = mine[asked[mine]]
-            if len(counted):
-                rows[counted[-1]] = len(counted)
-                values = {name: frame[name].to_numpy()[counted] for name in self.columns}
-                values[SCORE] = probability[counted]
-                time_ms = seconds.to_numpy()[counted].astype(np.int64) * 1000
-                sketches[counted[-1]] = sketch_batch(values, self.kinds, time_ms, TILE_MS).to_bytes()
+        for _, counted in rows_of_each(pd.Series(version), asked):
+            rows[counted[-1]] = len(counted)
+            values = {name: frame[name].to_numpy()[counted] for name in self.columns}
+            values[SCORE] = probability[counted]
+            time_ms = seconds.to_numpy()[counted].astype(np.int64) * 1000
+            sketches[counted[-1]] = sketch_batch(values, self.kinds, time_ms, TILE_MS).to_bytes()
         return {"probability": probability, "sketch_rows": rows, "sketch": sketches}
 
 
@@ -99,7 +97,7 @@ class Inference(_Answering):
         come out with the watermark of the batch before, days old in a replay.
         """
         frame = pd.DataFrame(dict(zip(self.columns, columns, strict=True)))
-        asked, known = request_id.notna().to_numpy(), prior.to_numpy(dtype=float)
+        asked, known = request_id.notna(), prior.to_numpy(dtype=float)
         answer = self.answer(asked, seconds, frame, version.to_numpy(), uri.to_numpy(), known)
         return pd.DataFrame({"watermark_seconds": watermark_seconds.to_numpy(np.int64), **answer})
 
@@ -155,7 +153,7 @@ class LatestInference(_Answering):
         """One row a request: what was read for it, and the answer. Arguments: request columns, then entity keys."""
         given = dict(zip((*self.requested, *(f"key {key}" for key in self.keys)), columns, strict=True))
         keys = pd.DataFrame({key: given[f"key {key}"] for key in self.keys}).assign(model=self._model)
-        asked = request_id.notna().to_numpy()
+        asked = request_id.notna()
         read: dict[str, Any] = {}
         for names, lookup in self._lookups:
             read |= lookup.read(keys[list(names)])

@@ -227,9 +227,7 @@ def out_of_fold(
     return found
 
 
-def fit_on_history(
-    clickhouse: str, inputs: Inputs, until_ms: int, quarantine: Sequence[tuple[int, int]] = ()
-) -> Callable[[pd.DataFrame], Floats] | None:
+def fit_on_history(clickhouse: str, inputs: Inputs, until_ms: int) -> Callable[[pd.DataFrame], Floats] | None:
     """A model fitted to everything known at an event time, as its probability of a frame of logged columns.
 
     Parameters
@@ -239,15 +237,13 @@ def fit_on_history(
     inputs : Inputs
     until_ms : int
         UTC epoch milliseconds.
-    quarantine : sequence of (int, int)
-        Spans of request time left out.
 
     Returns
     -------
     callable or None
         None where there are fewer than 1,000 labelled requests, or all have one outcome.
     """
-    run = load({"clickhouse": clickhouse, "cutoff_ms": until_ms, "quarantine": quarantine}, inputs)
+    run = load({"clickhouse": clickhouse, "cutoff_ms": until_ms, "quarantine": ()}, inputs)
     if len(run.frame) < ROWS_MIN or run.label.min() == run.label.max():
         return None
     card = {"columns": list(inputs.columns), "categories": categories(run)}

@@ -6,14 +6,11 @@ included, as in the demo.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import clickhouse_connect
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
 
 from compose.demo.ledger import EVENTS
 from compose.demo.quiet import Pulse
@@ -22,7 +19,7 @@ from compose.local.home import Home, PlatformError
 from compose.local.jobs import FlinkRest, JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, python_module
-from compose.reading import TopicReader, reader
+from compose.reading import TopicReader, client_of, reader
 from compose.services import derived_topics, headwater_platform
 from jobs.archiving import Archiver
 from jobs.kafka import Publish, Writer
@@ -52,24 +49,14 @@ def repetition(home: Home, flights: int, tell: Tell) -> tuple[dict[str, float], 
     """Rates of every stage by name, and how many events they are about."""
     rates, events = _stages(Home(home.path("stages")), flights, tell)
     tell("whole chain")
-    rates["whole chain"] = events / _whole_chain(Home(home.path("chain")), flights, events)
+    rates["whole chain"] = events / _whole_chain(Home(home.path("chain")), flights)
     return rates, events
-
-
-@contextmanager
-def _platform(platform: Platform) -> Iterator[Platform]:
-    platform.start()
-    try:
-        platform.wait()
-        yield platform
-    finally:
-        platform.stop()
 
 
 def _stages(home: Home, flights: int, tell: Tell) -> tuple[dict[str, float], int]:
     home.prepare()
     topics = derived_topics(home)
-    with _platform(Platform(home, services=local_services, topics=topics.read)) as platform:
+    with Platform(home, services=local_services, topics=topics.read).running() as platform:
         at = platform.endpoints
         tell("traffic")
         _send_traffic(platform, flights)
@@ -142,8 +129,7 @@ def _bounded(platform: Platform, job: str) -> float:
 
 
 def _archived(kafka: str, clickhouse: str, topics: list[Any], names: list[str]) -> float:
-    address = urlsplit(clickhouse)
-    client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+    client = client_of(clickhouse)
     began = time.perf_counter()
     archiver = Archiver(kafka, client, topics)
     expected = _ends(kafka, names)
@@ -171,8 +157,6 @@ def _pushed(kafka: str, path: Path, names: list[str]) -> float:
 
 
 def _ends(kafka: str, names: list[str]) -> dict[tuple[str, int], int]:
-    from confluent_kafka import TopicPartition
-
     consumer = reader(kafka)
     try:
         listed = consumer.list_topics(timeout=10).topics
@@ -182,9 +166,9 @@ def _ends(kafka: str, names: list[str]) -> dict[tuple[str, int], int]:
         consumer.close()
 
 
-def _whole_chain(home: Home, flights: int, events: int) -> float:
+def _whole_chain(home: Home, flights: int) -> float:
     """Seconds from the first event sent to the last answer archived and the last window judged."""
-    with _platform(headwater_platform(home, controlled=False)) as platform:
+    with headwater_platform(home, controlled=False).running() as platform:
         at = platform.endpoints
         _put_prior_in_charge(at.kafka)
         JobBook(platform.home, at.kafka, at.flink).submit(JOBS)

@@ -6,9 +6,7 @@ from typing import Any
 
 import click
 
-from compose.commands.target import running_platform
-from compose.local.home import Home
-from compose.local.jobs import JobBook, remote_home
+from compose.commands.target import LOCAL, job_book
 
 __all__ = ["command"]
 
@@ -18,14 +16,7 @@ def command() -> None:
     """See and stop Flink jobs."""
 
 
-def _book(target: str) -> JobBook:
-    if target == "local":
-        home, running = running_platform()
-        return JobBook(home, running.endpoints.kafka, running.endpoints.flink)
-    return JobBook(remote_home(Home.find(), target), "", target, remote=True)
-
-
-_target = click.option("--target", default="local", show_default=True, help="`local`, or a cluster's REST address.")
+_target = click.option("--target", default=LOCAL, show_default=True, help="`local`, or a cluster's REST address.")
 
 
 @command.command("list")
@@ -33,7 +24,7 @@ _target = click.option("--target", default="local", show_default=True, help="`lo
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array, for programs.")
 def list_jobs(target: str, as_json: bool) -> None:
     """List the jobs of the cluster: those submitted from here by name, and whatever else runs there."""
-    jobs = [_row(*each) for each in _book(target).listing()]
+    jobs = [_row(*each) for each in job_book(target).listing()]
     if as_json:
         click.echo(json.dumps(jobs, indent=2))
         return
@@ -63,7 +54,7 @@ def _row(name: str, job: dict[str, Any]) -> dict[str, Any]:
 @click.argument("names", nargs=-1, required=True, metavar="JOB...")
 def cancel(target: str, names: tuple[str, ...]) -> None:
     """Stop jobs by name. Their last checkpoints stay: submitted again, they go on from there."""
-    book = _book(target)
+    book = job_book(target)
     for name in names:
         book.cancel(name)
         click.echo(f"Cancelled {name}. `headwater submit {name}` goes on from its last checkpoint.")

@@ -4,13 +4,9 @@ from pathlib import Path
 
 import click
 
-from compose.commands.target import running_platform
-from compose.local.home import Home
-from compose.local.jobs import JobBook, remote_home
+from compose.commands.target import LOCAL, job_book
 
 __all__ = ["command"]
-
-LOCAL = "local"
 
 
 @click.command()
@@ -53,12 +49,7 @@ def command(
     options += ["--service", service] if service else []
     for view in views:
         options += ["--view", view]
-    if target == LOCAL:
-        home, running = running_platform()
-        book = JobBook(home, running.endpoints.kafka, running.endpoints.flink)
-    else:
-        if not kafka:
-            raise click.UsageError("Which brokers is the job to read? Give --kafka HOST:PORT with --target URL.")
-        book = JobBook(remote_home(Home.find(), target), kafka, target, remote=True)
-    for record in book.submit(jobs, options, fresh):
+    if target != LOCAL and not kafka:
+        raise click.UsageError("Which brokers is the job to read? Give --kafka HOST:PORT with --target URL.")
+    for record in job_book(target, kafka or "").submit(jobs, options, fresh):
         click.echo(f"{record.name} runs as {record.ids[-1]}. `headwater jobs list` shows it.")

@@ -3,7 +3,6 @@
 import json
 import sys
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -28,13 +27,11 @@ def command(mode: str, start: datetime | None, end: datetime | None, as_json: bo
     have been: at the request's own time in `as-of` mode; in `latest` mode at the time of the row each value came from.
     Exits with status 1 on any mismatch.
     """
-    import clickhouse_connect
-
+    from compose.reading import client_of
     from compose.verification import verify
 
     console = Console(stderr=as_json)
-    address = urlsplit(running_platform()[1].endpoints.clickhouse)
-    client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+    client = client_of(running_platform()[1].endpoints.clickhouse)
     with console.status("Reading") as status:
         try:
             found = verify(client, mode, _ms(start), _ms(end), progress=lambda text: status.update(text.capitalize()))

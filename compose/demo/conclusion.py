@@ -3,31 +3,23 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import clickhouse_connect
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from clickhouse_connect.driver.client import Client
 
 from compose.control import ControlLog, milliseconds
 from compose.demo.ledger import count
 from compose.demo.summary import Summary, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
+from compose.reading import client_of
 from compose.services import INPUTS_FILE
 from compose.verification import verify
 from features.compiler.inputs import read_inputs
 from jobs.serving import Scorer
 
-__all__ = ["client_of", "conclude", "failure", "first_model", "half_year_model"]
-
-
-def client_of(url: str) -> Client:
-    """A client of the ClickHouse at a URL."""
-    address = urlsplit(url)
-    return clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+__all__ = ["conclude", "failure", "first_model", "half_year_model"]
 
 
 def conclude(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -186,8 +185,3 @@ class Demo:
 
 def _in_flight(incident: Any) -> bool:
     return incident.effective_from_ms is not None and incident.decision is None
-
-
-def state_bytes(home: Path) -> int:
-    """What a state directory takes on disk."""
-    return sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
