@@ -54,8 +54,12 @@ class Broker:
         Prefix of consumer group and transactional ids: two jobs must never share one (flink-connector-kafka#156).
     align : str
         How far one topic may run ahead of the others in event time, as a Flink duration; empty for no bound.
+    align_ms : int
+        How often that is looked at: no topic goes faster than `align` in this time.
     carries : bool
         Whether what the job writes carries its watermark on to the next: then watermarks follow every record.
+    step_ms : int
+        Watermarks are multiples of this, whole seconds; 0 leaves them as they come.
     bounded : bool
         Read what there is and end, as a measurement does.
     """
@@ -63,7 +67,9 @@ class Broker:
     servers: str
     job: str
     align: str = ""
+    align_ms: int = 200
     carries: bool = False
+    step_ms: int = 0
     bounded: bool = False
 
 
@@ -148,7 +154,7 @@ def event_source(
         "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
         # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
         f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`) - {interval(shift_ms)},\n"
-        f"  WATERMARK FOR `rowtime` AS `rowtime` - {delay}\n) WITH (\n  {_with(options)}\n)"
+        f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
     )
     names = ", ".join(f"`{column}`" for column in avro_columns(schema))
     events = (
@@ -166,7 +172,8 @@ def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[s
     kinds = avro_columns(topic.schema)
     columns = ",\n  ".join(f"`{column}` {kinds[column]}" for column in only)
     options = {**_reader(broker, topic.name), **_value(topic.schema, topic.schema_id)}
-    return f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {_travelling(time)}\n) WITH (\n  {_with(options)}\n)"
+    times = _travelling(broker, time)
+    return f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {times}\n) WITH (\n  {_with(options)}\n)"
 
 
 def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[str], time: str = "event_time") -> str:
@@ -180,7 +187,7 @@ def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[st
     primary = ", ".join(f"`{key}`" for key in keys)
     return (
         f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  PRIMARY KEY ({primary}) NOT ENFORCED,\n"
-        f"  {_travelling(time)}\n) WITH (\n  {_with(options)}\n)"
+        f"  {_travelling(broker, time)}\n) WITH (\n  {_with(options)}\n)"
     )
 
 
@@ -220,7 +227,7 @@ def encoded_sink(broker: Broker, table: str, name: str) -> str:
 
 def epoch_seconds(time: str) -> str:
     """SQL for a TIMESTAMP_LTZ as seconds since the epoch, BIGINT."""
-    return f"CAST(TIMESTAMPDIFF(SECOND, TO_TIMESTAMP_LTZ(0, 3), {time}) AS BIGINT)"
+    return f"EXTRACT(EPOCH FROM {time})"
 
 
 _WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
@@ -259,12 +266,21 @@ def set_aside(broker: Broker, table: str, name: str) -> list[str]:
     ]
 
 
-def _travelling(time: str) -> str:
+def _travelling(broker: Broker, time: str) -> str:
     """A row time that is never null (an undecodable record has no event time) and the watermark the records carry."""
     return (
         "`kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
-        f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`),\n  WATERMARK FOR `rowtime` AS `watermark`"
+        f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`),\n"
+        f"  WATERMARK FOR `rowtime` AS {_stepped(broker, '`watermark`')}"
     )
+
+
+def _stepped(broker: Broker, watermark: str) -> str:
+    """SQL for a watermark rounded down to a multiple of the job's step: a weaker promise, and far fewer of them."""
+    if not broker.step_ms:
+        return watermark
+    seconds = epoch_seconds(watermark)
+    return f"TO_TIMESTAMP_LTZ(1000 * ({seconds} - MOD({seconds}, {broker.step_ms // 1000})), 3)"
 
 
 def _value(schema: Mapping[str, Any], schema_id: int) -> dict[str, str]:
@@ -295,7 +311,7 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         options |= {
             "scan.watermark.alignment.group": broker.job,
             "scan.watermark.alignment.max-drift": broker.align,
-            "scan.watermark.alignment.update-interval": "200 ms",
+            "scan.watermark.alignment.update-interval": f"{broker.align_ms} ms",
         }
     return options
 

@@ -68,7 +68,7 @@ class Pulse:
             found.append(f"{asked - answered:,} predictions")
         self._control.refresh()
         judged_ms = max((milliseconds(each["window_end"]) for each in self._control.records[WINDOWS_TOPIC]), default=0)
-        # The watermark ends a millisecond before the last heartbeat, so a day that ends with it stays open.
-        if judged_ms < (end_ms - 1) // DAY_MS * DAY_MS:
+        # A row carries the watermark of the step before its own, so the last heartbeats are not heard at the end.
+        if judged_ms < (end_ms - 1) // DAY_MS * DAY_MS - DAY_MS:
             found.append("the last windows of the drift job")
         return found
