@@ -48,8 +48,8 @@ def stream_environment(cluster: Cluster, name: str) -> StreamTableEnvironment:
         "parallelism.default": "1",
         "table.local-time-zone": "UTC",
         "pipeline.auto-watermark-interval": "50 ms",
-        # A local phase clears its share of managed memory at every boundary, a third of the features job's time, to
-        # save shuffling records that have few others of their key in their slice.
+        # A local phase clears its share of managed memory at every boundary, to save shuffling records that have few
+        # others of their key in their slice: 61 s of processor time for a year of features, 54 s without.
         "table.optimizer.agg-phase-strategy": "ONE_PHASE",
         "execution.checkpointing.interval": f"{cluster.checkpoint_ms} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
