@@ -25,7 +25,7 @@ from jobs.scoring_sql import answered_from_store, as_of, inferred
 from jobs.tables import Broker, avro_columns, sink, versioned_source
 from schemas.topics import topic
 
-__all__ = ["build", "paced"]
+__all__ = ["build"]
 
 ONLINE_STORE = "online/online.db"
 ALIGNMENT = "2 d"
@@ -43,6 +43,8 @@ def build(
     home : Path
         State directory, which holds the online store.
     """
+    if mode == "as-of":
+        broker = _paced(broker, inputs)
     statements = environment.create_statement_set()
     declare_source(environment, statements, broker, repo.kafka_source(inputs.request_source), shift_ms=0)
     if mode == "latest":
@@ -61,7 +63,7 @@ def build(
     return statements
 
 
-def paced(broker: Broker, inputs: ModelInputs) -> Broker:
+def _paced(broker: Broker, inputs: ModelInputs) -> Broker:
     """The same broker with watermarks in steps, and topics closer together.
 
     At every watermark a temporal join sorts all the versions it holds of a key and goes through all the requests that

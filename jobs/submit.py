@@ -101,7 +101,7 @@ def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
     if job == "scoring":
         from jobs import scoring
 
-        return scoring.build(environment, scoring.paced(broker, inputs), repo, inputs, plan.mode, plan.home)
+        return scoring.build(environment, broker, repo, inputs, plan.mode, plan.home)
     from jobs import drift
 
     return drift.build(environment, broker, repo, inputs, plan.home)

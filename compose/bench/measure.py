@@ -151,11 +151,12 @@ def _answering(platform: Platform, asked: int) -> float:
         source.read(take)
         return answered >= asked
 
-    _until(done, f"{asked:,} answers")
-    seconds = time.time() - began_ms / 1000
-    source.close()
-    book.cancel("scoring")
-    return seconds
+    try:
+        _until(done, f"{asked:,} answers")
+        return time.time() - began_ms / 1000
+    finally:
+        source.close()
+        book.cancel("scoring")
 
 
 def _archived(kafka: str, clickhouse: str, topics: list[Any], names: list[str]) -> float:

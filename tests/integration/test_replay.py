@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,6 +182,7 @@ def test_it_holds_at_the_horizon(topics: Callable[[int], str]) -> None:
     start_ms = int(frames["flights.requests"]["event_time"].iloc[0])
     reports: list[dict[str, Any]] = []
     horizons = [start_ms + DAY_MS + 17, start_ms + 2 * DAY_MS, start_ms + 99 * DAY_MS]
+    stands: Counter[int] = Counter()
 
     def report(line: dict[str, Any]) -> None:
         reports.append(line)
@@ -191,14 +193,16 @@ def test_it_holds_at_the_horizon(topics: Callable[[int], str]) -> None:
                 first = last_ms == line["event_time_ms"]
                 assert first if at_ms < 0 else at_ms - HOUR_MS < last_ms <= at_ms
             assert at_ms in (-1, line["event_time_ms"])
-            if horizons:
+            stands[at_ms] += 1
+            # Told a tenth of a second apart: what is held does not hang on how fast the broker is.
+            if horizons and stands[at_ms] == 3:
                 control(kafka, horizons.pop(0))
 
     control(kafka, start_ms + 50 * DAY_MS, model="another")
     replay = Replay(kafka, frames, Pacing(progress_seconds=0.1), Horizon(kafka, "delay"), report)
     assert replay.run()
     assert not horizons
-    assert reports[-1]["held_seconds"] > 0
+    assert reports[-1]["held_seconds"] > 0.2
     check_everything_once(kafka, frames, replay.end_ms)
 
 
