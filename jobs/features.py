@@ -10,16 +10,19 @@ from feast import StreamFeatureView
 from feast.data_source import KafkaSource
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-from features.compiler.flink import compile_view
+from features.compiler.flink import TILES, compile_view
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
 from jobs.tables import Broker, event_source, set_aside, sink
 
 __all__ = ["build", "declare_source"]
 
+_TILES_CLASS = "headwater.flink.tiles.TileFeatures"
+
 
 def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[StreamFeatureView]) -> StatementSet:
     """The job's statements: every source once, a sink for what cannot be used, and one for each view."""
+    environment.execute_sql(f"CREATE TEMPORARY SYSTEM FUNCTION IF NOT EXISTS {TILES} AS '{_TILES_CLASS}' LANGUAGE JAVA")
     statements = environment.create_statement_set()
     sources: set[str] = set()
     for view in views:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-from features.compiler.flink import slide_ms
+from features.compiler.definition import definition
 from features.compiler.repo import Repo
 from features.compiler.service import ModelInputs, prediction_topic
 from features.compiler.topics import feature_topic, join_key_fields
@@ -71,8 +71,8 @@ def _paced(broker: Broker, inputs: ModelInputs) -> Broker:
     slide add at most that half. Measured on a year of flights: 57 s of processor time with these, 86 s with steps of
     an hour and topics up to 5 d apart.
     """
-    slides = [slide_ms(view) for view in inputs.views if view.aggregations]
-    step_ms = max(slides, default=0) // 2 // 1000 * 1000
+    hops = [definition(view).hop_ms for view in inputs.views]
+    step_ms = max(hops, default=0) // 2 // 1000 * 1000
     return replace(broker, step_ms=step_ms, align=broker.align and ALIGNMENT, align_ms=100)
 
 

@@ -1,50 +1,52 @@
 """A stream feature view as Flink SQL.
 
-The SQL keeps to what the definition says: a windowed feature at time t is the aggregate over (t - W, t] of event time,
-sampled at every slide boundary until the longest window is empty, and once more when it is.
+The SQL keeps to what :mod:`features.compiler.definition` says a view means. Its windows are one call of a function of
+ours, ``HEADWATER_TILES`` (``jobs/java``): a record is added to the tile of its time, and a row of all features is put
+together from tiles at every close of an active tile and at every slide until the windows are empty.
 
-How the pieces get there:
+Flink's own HOP would aggregate each window length apart, sample all of them at the greatest common divisor of their
+slides (a 30 d window beside one of 10 s: 259,200 rows for one record), and say nothing of an empty window. ``OVER
+RANGE`` scans a hot key's records again for every record.
 
-- Flink windows are [start, end); a source's ``rowtime`` is one millisecond before its event time, which makes them
-  (start, end].
-- A view's windows share one slide and become one HOP aggregation per window length. Flink slices those, so a record
-  touches one slice however long the window is.
-- HOP says nothing of an empty window. One more window, a slide longer than the longest, only counts; its row comes one
-  boundary after the others' last, and is what lets a quiet key decay to zero.
-- The aggregations of one boundary meet in a TUMBLE over their window time: no join, no unbounded state.
+A source's ``rowtime`` is one millisecond before its event time, which makes windows [start, end) into (start, end].
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
-from math import gcd
 
-from feast import Aggregation, StreamFeatureView
+from feast import StreamFeatureView
 from feast.transformation.mode import TransformationMode
-from feast.types import FeastType, Float32, Float64, Int32, Int64, PrimitiveFeastType, String
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    FeastType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    PrimitiveFeastType,
+    String,
+    UnixTimestamp,
+)
 
+from features.compiler.definition import ANY, Definition, definition
 from features.compiler.sources import stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
 
-__all__ = ["ROWTIME", "CompiledView", "compile_view", "events_table", "interval", "slide_ms", "sql_type"]
+__all__ = ["ROWTIME", "TILES", "CompiledView", "compile_view", "events_table", "interval", "sql_type"]
 
 ROWTIME = "rowtime"
+TILES = "HEADWATER_TILES"
 _TYPES: dict[PrimitiveFeastType, str] = {
     Float64: "DOUBLE",
     Float32: "FLOAT",
     Int64: "BIGINT",
     Int32: "INT",
     String: "STRING",
+    Bool: "BOOLEAN",
+    Bytes: "BYTES",
+    UnixTimestamp: "TIMESTAMP_LTZ(3)",
 }
-_AGGREGATES = {
-    "sum": "SUM({0})",
-    "count": "COUNT({0})",
-    "mean": "AVG(CAST({0} AS DOUBLE))",
-    "avg": "AVG(CAST({0} AS DOUBLE))",
-    "min": "MIN({0})",
-    "max": "MAX({0})",
-}
-# Of an empty window these are 0, the others null.
-_ZERO_WHEN_EMPTY = {"count"}
 
 
 @dataclass(frozen=True)
@@ -81,18 +83,10 @@ def compile_view(view: StreamFeatureView) -> CompiledView:
     UnsupportedViewError
         Naming the view, the field and the reason, for what cannot be compiled.
     """
-    source = stream_source(view)
-    events = (f"{view.name}_input", _input(view, events_table(source.name)))
-    if not view.aggregations:
-        return CompiledView(view.name, source.name, (events,), _latest(view, events[0]))
-    parts = (f"{view.name}_parts", _parts(view, events[0]))
-    return CompiledView(view.name, source.name, (events, parts), _merged(view, parts[0]))
-
-
-def slide_ms(view: StreamFeatureView) -> int:
-    """The slide of a view's windows, in milliseconds: the greatest common divisor of all its slides and windows."""
-    spans = [_ms(view, each, span) for each in view.aggregations for span in (each.slide_interval, each.time_window)]
-    return gcd(*spans)
+    source, meaning = stream_source(view), definition(view)
+    events = (f"{view.name}_input", _input(view, meaning, events_table(source.name)))
+    select = _windowed(view, meaning, events[0]) if meaning.features else _latest(view, events[0])
+    return CompiledView(view.name, source.name, (events,), select)
 
 
 def sql_type(dtype: FeastType) -> str:
@@ -103,21 +97,41 @@ def sql_type(dtype: FeastType) -> str:
     UnsupportedViewError
         For a type that no column of a view may have yet.
     """
+    if isinstance(dtype, Array) and isinstance(dtype.base_type, PrimitiveFeastType):
+        return f"ARRAY<{sql_type(dtype.base_type)}>"
     if isinstance(dtype, PrimitiveFeastType) and dtype in _TYPES:
         return _TYPES[dtype]
     raise UnsupportedViewError(f"expected one of {', '.join(str(each) for each in _TYPES)}, got {dtype}")
 
 
-def _input(view: StreamFeatureView, events: str) -> str:
-    mode = view.mode.value if isinstance(view.mode, TransformationMode) else view.mode
-    if view.udf is None:
-        return f"SELECT * FROM {events}"
-    if mode not in ("flink", "sql"):
-        raise UnsupportedViewError(
-            f"feature view {view.name!r}: expected a transformation in SQL (mode='flink': a function from a table's "
-            f"name to a SELECT that keeps its columns), got mode={mode!r}"
-        )
-    return str(view.udf(events))
+def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
+    """The columns that a view reads, by the names it has for them, and the row time."""
+    mapping = stream_source(view).field_mapping or {}
+    mapped = ", ".join(["*", *(f"{_path(column)} AS {_q(name)}" for column, name in sorted(mapping.items()))])
+    records = f"(SELECT {mapped} FROM {events})" if mapping else events
+    if view.udf is not None:
+        mode = view.mode.value if isinstance(view.mode, TransformationMode) else view.mode
+        if mode not in ("flink", "sql"):
+            raise UnsupportedViewError(
+                f"feature view {view.name!r}: expected a transformation in SQL (mode='flink': a function from a "
+                f"table's name to a SELECT that keeps its columns), got mode={mode!r}"
+            )
+        records = f"({view.udf(records)})"
+    names = [*meaning.latest, *sorted({each.column for each in meaning.features} - {ANY})]
+    columns = [*_key_columns(meaning), *(_named(name) for name in dict.fromkeys(names) if name not in meaning.keys)]
+    return f"SELECT {', '.join(columns)}, {ROWTIME}\nFROM {records}"
+
+
+def _key_columns(meaning: Definition) -> list[str]:
+    """The join keys: all of them, or, where one is null, none. A record of no entity only moves time on."""
+    if len(meaning.keys) == 1:
+        return [_named(name) for name in meaning.keys]
+    some_null = " OR ".join(f"{_path(name)} IS NULL" for name in meaning.keys)
+    return [f"CASE WHEN {some_null} THEN NULL ELSE {_path(name)} END AS {_q(name)}" for name in meaning.keys]
+
+
+def _named(name: str) -> str:
+    return _q(name) if _path(name) == _q(name) else f"{_path(name)} AS {_q(name)}"
 
 
 def _latest(view: StreamFeatureView, events: str) -> str:
@@ -130,78 +144,26 @@ def _latest(view: StreamFeatureView, events: str) -> str:
     return f"SELECT {', '.join(columns)}\nFROM {events}"
 
 
-def _parts(view: StreamFeatureView, events: str) -> str:
-    named = _named(view)
-    slide = slide_ms(view)
-    windows: dict[int, list[str]] = {}
-    for name, each in named.items():
-        windows.setdefault(_ms(view, each, each.time_window), []).append(name)
-    windows[max(windows) + slide] = []  # the one that only counts
-    return "\nUNION ALL\n".join(
-        _part(view, events, named, slide, window, windows[window]) for window in sorted(windows)
-    )
-
-
-def _part(
-    view: StreamFeatureView, events: str, named: dict[str, Aggregation], slide: int, window: int, mine: list[str]
-) -> str:
-    keys = _keys(view)
-    values = []
-    for name, each in named.items():
-        aggregate = _aggregate(view, each)
-        # NULL of the aggregate's own type, without evaluating anything.
-        values.append(f"{aggregate} AS {_q(name)}" if name in mine else f"{_null_like(view, name)} AS {_q(name)}")
-    return (
-        f"SELECT {keys}, window_time AS part_time, COUNT(*) AS alive, {', '.join(values)}\n"
-        f"FROM TABLE(HOP(TABLE {events}, DESCRIPTOR({ROWTIME}), {interval(slide)}, {interval(window)}))\n"
-        f"GROUP BY {keys}, window_start, window_end, window_time"
-    )
-
-
-def _merged(view: StreamFeatureView, parts: str) -> str:
-    keys = _keys(view)
-    named = _named(view)
+def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     columns = [
         *(_cast(view, f.name, f.name, f.dtype) for f in join_key_fields(view)),
-        "CAST(window_end AS TIMESTAMP_LTZ(3)) AS `event_time`",
-        "CURRENT_WATERMARK(window_time) AS `watermark`",
+        f"CAST({ROWTIME} + INTERVAL '0.001' SECOND AS TIMESTAMP_LTZ(3)) AS `event_time`",
+        f"CURRENT_WATERMARK({ROWTIME}) AS `watermark`",
+        *(_cast(view, f.name, f.name, f.dtype) for f in value_fields(view)),
     ]
-    for field in value_fields(view):
-        zero = named[field.name].function in _ZERO_WHEN_EMPTY
-        value = f"COALESCE({_q(field.name)}, 0)" if zero else _q(field.name)
-        columns.append(f"CAST({value} AS {_view_type(view, field.name, field.dtype)}) AS {_q(field.name)}")
-    aggregates = ", ".join(f"MAX({_q(name)}) AS {_q(name)}" for name in named)
+    keys = ", ".join(_q(name) for name in meaning.keys)
+    features = [
+        f"{each.name} {each.function} {each.column or '*'} {each.window_ms} {each.slide_ms}"
+        for each in meaning.features
+    ]
+    plan = ";\n    ".join([str(meaning.hop_ms), *features])
     return (
-        f"SELECT {', '.join(columns)}\nFROM (\n"
-        f"  SELECT {keys}, window_end, window_time, {aggregates}\n"
-        f"  FROM TABLE(TUMBLE(TABLE {parts}, DESCRIPTOR(part_time), {interval(slide_ms(view))}))\n"
-        f"  GROUP BY {keys}, window_start, window_end, window_time\n)"
+        f"SELECT {', '.join(columns)}\nFROM {TILES}(\n"
+        f"  input => TABLE {events} PARTITION BY ({keys}),\n"
+        f"  features => '{plan}',\n"
+        f"  on_time => DESCRIPTOR({ROWTIME}),\n"
+        f"  uid => '{view.name}'\n)"
     )
-
-
-def _named(view: StreamFeatureView) -> dict[str, Aggregation]:
-    named = {each.resolved_name(each.time_window): each for each in view.aggregations}
-    fields = {field.name for field in value_fields(view)}
-    if odd := sorted(fields ^ set(named)):
-        raise UnsupportedViewError(
-            f"feature view {view.name!r}: expected every feature of its schema to be an aggregation and the other way "
-            f"round, got {', '.join(odd)} on one side only"
-        )
-    return dict(sorted(named.items()))
-
-
-def _aggregate(view: StreamFeatureView, aggregation: Aggregation) -> str:
-    if aggregation.function not in _AGGREGATES:
-        raise UnsupportedViewError(
-            f"feature view {view.name!r}, column {aggregation.column!r}: expected one of {', '.join(_AGGREGATES)}, got "
-            f"{aggregation.function!r}"
-        )
-    return _AGGREGATES[aggregation.function].format(_q(aggregation.column))
-
-
-def _null_like(view: StreamFeatureView, name: str) -> str:
-    dtype = next(field.dtype for field in value_fields(view) if field.name == name)
-    return f"CAST(NULL AS {_view_type(view, name, dtype)})"
 
 
 def _cast(view: StreamFeatureView, column: str, name: str, dtype: FeastType) -> str:
@@ -215,17 +177,9 @@ def _view_type(view: StreamFeatureView, name: str, dtype: FeastType) -> str:
         raise UnsupportedViewError(f"feature view {view.name!r}, field {name!r}: {exc}") from None
 
 
-def _ms(view: StreamFeatureView, aggregation: Aggregation, span: timedelta | None) -> int:
-    if not span or span <= timedelta(0):
-        raise UnsupportedViewError(
-            f"feature view {view.name!r}, aggregation {aggregation.function}({aggregation.column}): expected a "
-            f"time_window and a slide_interval above zero, got {span}"
-        )
-    return span // timedelta(milliseconds=1)
-
-
-def _keys(view: StreamFeatureView) -> str:
-    return ", ".join(_q(field.name) for field in join_key_fields(view))
+def _path(column: str) -> str:
+    """A column, or a field of a record in one: ``payload.amount``."""
+    return ".".join(_q(part) for part in column.split("."))
 
 
 def _q(name: str) -> str:

@@ -1,0 +1,161 @@
+"""What a stream feature view means, as plain numbers: what the stream, the backfill and the proof are each made from.
+
+A windowed feature at time t is the aggregate over (t - W, t] of event time. Time is cut into tiles of ``hop_ms``,
+aligned to the epoch. A key has a row at each t, a multiple of the hop, where
+
+- the tile (t - hop, t] holds a record of the key, or
+- t is a multiple of a feature's slide, and that feature's window held records at the key's row before.
+
+So a key that goes quiet is sampled at every slide until its windows are empty, and once when they are. Every row has
+the value of every feature at its own t. Of no value, ``count``, ``count_distinct`` and ``sum`` are 0; the others null.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from math import gcd
+
+from feast import Aggregation, StreamFeatureView
+
+from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
+
+__all__ = ["ANY", "FUNCTIONS", "Definition", "Feature", "definition", "percentile"]
+
+ANY = ""  # column of an aggregation over records, not over one of their values
+_TILE_DEFAULT = timedelta(minutes=5)  # Feast's default of tiling_hop_size
+_ALIASES = {
+    "avg": "mean",
+    "std": "stddev",
+    "stddev_samp": "stddev",
+    "variance": "var",
+    "var_samp": "var",
+    "nunique": "count_distinct",
+    "median": "p50",
+}
+FUNCTIONS = (
+    "sum",
+    "count",
+    "mean",
+    "min",
+    "max",
+    "count_distinct",
+    "approx_count_distinct",
+    "stddev",
+    "var",
+    "first",
+    "last",
+)
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One aggregation.
+
+    Attributes
+    ----------
+    name : str
+    function : str
+        One of :data:`FUNCTIONS`, or a percentile: ``p50``, ``p99.9``.
+    column : str
+        Of the view's input; :data:`ANY` counts records.
+    window_ms, slide_ms : int
+    """
+
+    name: str
+    function: str
+    column: str
+    window_ms: int
+    slide_ms: int
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A view.
+
+    Attributes
+    ----------
+    name : str
+    keys : tuple of str
+        Join keys, sorted.
+    features : tuple of Feature
+        Sorted by name; none for a view of the newest record of each key.
+    latest : tuple of str
+        Features of a view without aggregations, sorted: columns of its input.
+    hop_ms : int
+        Length of a tile; 0 where there are no windows.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    features: tuple[Feature, ...]
+    latest: tuple[str, ...]
+    hop_ms: int
+
+
+def definition(view: StreamFeatureView) -> Definition:
+    """What a view means.
+
+    Raises
+    ------
+    UnsupportedViewError
+        Naming the view, the field and the reason, for what has no meaning here.
+    """
+    keys = tuple(field.name for field in join_key_fields(view))
+    names = [field.name for field in value_fields(view)]
+    if not view.aggregations:
+        return Definition(view.name, keys, (), tuple(names), 0)
+    found: dict[str, Feature] = {}
+    for each in view.aggregations:
+        feature = _feature(view, each, names)
+        if feature.name in found:
+            raise UnsupportedViewError(f"feature view {view.name!r}: two aggregations are called {feature.name!r}")
+        found[feature.name] = feature
+    if odd := sorted(set(names) ^ set(found)):
+        raise UnsupportedViewError(
+            f"feature view {view.name!r}: expected every feature of its schema to be an aggregation and the other way "
+            f"round, got {', '.join(odd)} on one side only"
+        )
+    features = tuple(found[name] for name in sorted(found))
+    return Definition(view.name, keys, features, (), _hop_ms(view, features))
+
+
+def percentile(function: str) -> float | None:
+    """The quantile, 0 to 1, that a function like ``p95`` stands for; None for another function."""
+    match = _PERCENTILE.fullmatch(function)
+    return float(match[1]) / 100 if match else None
+
+
+def _feature(view: StreamFeatureView, aggregation: Aggregation, names: list[str]) -> Feature:
+    where = f"feature view {view.name!r}, aggregation {aggregation.function}({aggregation.column})"
+    function = aggregation.function.lower()
+    function = _ALIASES.get(function, function)
+    if function not in FUNCTIONS and percentile(function) is None:
+        raise UnsupportedViewError(
+            f"{where}: expected a function out of {', '.join(FUNCTIONS)}, p1 ... p99.9, got {aggregation.function!r}"
+        )
+    column = ANY if aggregation.column == "*" else aggregation.column
+    if column == ANY and function != "count":
+        raise UnsupportedViewError(f"{where}: expected a column, only count goes without")
+    window_ms, slide_ms = _ms(where, aggregation.time_window), _ms(where, aggregation.slide_interval)
+    # Feast itself calls a feature by its window in some places and not in others.
+    called = aggregation.resolved_name(aggregation.time_window)
+    if called not in names and aggregation.resolved_name() in names:
+        called = aggregation.resolved_name()
+    return Feature(called, function, column, window_ms, slide_ms)
+
+
+def _hop_ms(view: StreamFeatureView, features: tuple[Feature, ...]) -> int:
+    """The longest tile that fits into every window and slide, and into the hop that was asked for."""
+    hop_ms = gcd(*(span for each in features for span in (each.window_ms, each.slide_ms)))
+    if view.enable_tiling:
+        hop_ms = gcd(hop_ms, (view.tiling_hop_size or _TILE_DEFAULT) // timedelta(milliseconds=1))
+    return hop_ms
+
+
+def _ms(where: str, span: timedelta | None) -> int:
+    if not span or span < timedelta(milliseconds=1) or span % timedelta(milliseconds=1):
+        raise UnsupportedViewError(
+            f"{where}: expected a time_window and a slide_interval of whole milliseconds above zero, got {span}"
+        )
+    return span // timedelta(milliseconds=1)
