@@ -9,7 +9,8 @@ dies, the next archiver starts where the table ends. The order of a flush:
 
 Dead letters have no such anchor: one at the very end of a topic, or of a batch whose insert did not happen, is read and
 written again after a restart. Their readers take the coordinates in the headers (topic, partition, offset, job) as key.
-Records without value (heartbeats) or key (progress rows) are not rows; those at the end of a partition are re-read too.
+Records without value (heartbeats) are not rows, nor are those that a job writes without a key (progress rows); those at
+the end of a partition are re-read too.
 """
 
 import logging
@@ -26,7 +27,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.batch import BatchDecoder
 from schemas.codec import DecodeError
 from schemas.tables import DATABASE, OFFSET, PARTITION, columns, create_table, table_name
-from schemas.topics import DLQ_SUFFIX, Topic
+from schemas.topics import DLQ_SUFFIX, WITH_PROGRESS, Topic
 
 __all__ = ["STORE_ERRORS", "ArchiveError", "Archiver", "Limits", "prepare_tables", "table_positions"]
 
@@ -226,7 +227,7 @@ class Archiver:
             return
         name, value = place[0], message.value()
         self._next[place] = offset + 1
-        if value is None or message.key() is None:
+        if value is None or (message.key() is None and name.startswith(WITH_PROGRESS)):
             self.counts["skipped"] += 1
             return
         if not self._rows:
@@ -292,8 +293,10 @@ class Archiver:
     def _wait_for_inserts(self) -> None:
         """A predecessor that was killed may have left an insert under way; positions are read after it."""
         deadline = self._clock() + self._limits.timeout_seconds
-        text = "SELECT count() FROM system.processes WHERE query ILIKE 'INSERT INTO%' AND query LIKE {like:String}"
-        while int(str(self._client.command(text, parameters={"like": f"%{self._database}%"}))):
+        text = "SELECT count() FROM system.processes WHERE query ILIKE 'INSERT INTO%' AND match(query, {ours:String})"
+        tables = "|".join(map(table_name, self._topics))
+        ours = rf"{self._database}`?\.`?({tables})\b"
+        while int(str(self._client.command(text, parameters={"ours": ours}))):
             if self._clock() > deadline:
                 raise ArchiveError(
                     f"inserts into {self._database} are under way since {self._limits.timeout_seconds} s"

@@ -29,7 +29,7 @@ REPO = Path(__file__).parents[1] / "features"
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, type=click.Choice(["features", "scoring", "drift", "baseline"]))
+@click.argument("jobs", nargs=-1, required=True)
 @click.option("--kafka", envvar="HEADWATER_KAFKA", required=True, help="Kafka's host:port.")
 @click.option("--flink", envvar="HEADWATER_FLINK", required=True, help="REST address of the Flink cluster.")
 @click.option("--home", envvar="HEADWATER_HOME", type=Path, required=True, help="Where models and stores are.")
@@ -53,7 +53,7 @@ def main(
     bounded: bool,
     starts: Sequence[str],
 ) -> None:
-    """Send JOBS to the cluster."""
+    """Send JOBS to the cluster: features, scoring, drift, or baseline; of a project of its own, features-PROJECT."""
     checkpoints = dict(each.split("=", 1) for each in starts)
     plan = Plan(kafka, flink, home, tuple(str(jar.resolve()) for jar in jars), tuple(views), service, mode, bounded)
     try:
@@ -82,14 +82,22 @@ class Plan:
 
 
 def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
-    """The statements of a job. Its module is imported when it is the one: the model runtime takes seconds to load."""
+    """The statements of a job. Its module is imported when it is the one: the model runtime takes seconds to load.
+
+    Raises
+    ------
+    RepoError, UnsupportedViewError
+        Where the repo cannot give what the job needs.
+    click.BadParameter
+        For a job that does not exist.
+    """
     cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint)
     environment = stream_environment(cluster, f"headwater-{job}")
     ends_here = job in ("drift", "baseline")
     # The connector fails where it is to pause a bounded partition that it has read to its end.
     align = "" if ends_here or plan.bounded else ALIGNMENT
     broker = Broker(plan.kafka, job, align=align, carries=not ends_here, bounded=plan.bounded)
-    if job == "features":
+    if job == "features" or job.startswith("features-"):
         from jobs import features
 
         return features.build(environment, broker, [repo.view(name) for name in plan.views] or [*repo.views.values()])
@@ -97,6 +105,8 @@ def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
         from jobs import baseline
 
         return baseline.build(environment, broker, repo)
+    if job not in ("scoring", "drift"):
+        raise click.BadParameter(f"expected features, features-PROJECT, scoring, drift or baseline, got {job!r}")
     inputs = model_inputs(repo, plan.service)
     if job == "scoring":
         from jobs import scoring

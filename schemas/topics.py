@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DAY_MS", "DLQ_SUFFIX", "LATE_SUFFIX", "TOPICS", "Topic", "load_schema", "topic"]
+__all__ = ["DAY_MS", "DLQ_SUFFIX", "LATE_SUFFIX", "TOPICS", "WITH_PROGRESS", "Topic", "load_schema", "topic"]
 
 DAY_MS = 86_400_000
 DLQ_SUFFIX = ".dlq"
 LATE_SUFFIX = ".late"
+# Topics of ours in which a record without a key is no row but the progress of time.
+WITH_PROGRESS = ("features.", "predictions.")
 AVRO_DIR = Path(__file__).parent / "avro"
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from feast import FeatureService, StreamFeatureView
 from feast.data_source import DataSource, KafkaSource
 from feast.repo_operations import parse_repo
@@ -27,12 +28,15 @@ class Repo:
     ----------
     path : Path
         The folder with ``feature_store.yaml``.
+    project : str
+        Its name there.
     views : dict of str to StreamFeatureView
     services : dict of str to FeatureService
     sources : dict of str to DataSource
     """
 
     path: Path
+    project: str
     views: dict[str, StreamFeatureView]
     services: dict[str, FeatureService]
     sources: dict[str, DataSource]
@@ -95,6 +99,10 @@ def load_repo(path: Path) -> Repo:
     path = path.resolve()
     if not (path / "feature_store.yaml").is_file():
         raise RepoError(f"expected a Feast repo with a feature_store.yaml in {path}; give another --repo DIR")
+    try:
+        project = str(yaml.safe_load((path / "feature_store.yaml").read_text())["project"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as exc:
+        raise RepoError(f"expected {path / 'feature_store.yaml'} to name a project: {exc!r}") from exc
     with _inside(path):
         try:
             contents = parse_repo(path)
@@ -102,6 +110,7 @@ def load_repo(path: Path) -> Repo:
             raise RepoError(f"the definitions in {path} do not import: {exc!r}") from exc
     return Repo(
         path=path,
+        project=project,
         views={view.name: view for view in contents.stream_feature_views},
         services={service.name: service for service in contents.feature_services},
         sources={source.name: source for source in contents.data_sources},

@@ -65,8 +65,8 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
         LinkedHashMap<String, StateTypeStrategy> state = new LinkedHashMap<>();
         state.put("tiles", map(
                 DataTypes.BIGINT().notNull().bridgedTo(Long.class), DataTypes.RAW(Tile.class, new TileSerializer())));
-        // Under ONLY: the number of the oldest base tile that was not swept away yet.
-        state.put("swept", map(
+        // Under ONLY: the number of the base tile before which the windows of the newest row end.
+        state.put("newest", map(
                 DataTypes.INT().notNull().bridgedTo(Integer.class), DataTypes.BIGINT().bridgedTo(Long.class)));
         EnumSet<StaticArgumentTrait> traits = EnumSet.of(
                 StaticArgumentTrait.TABLE, StaticArgumentTrait.SET_SEMANTIC_TABLE, StaticArgumentTrait.REQUIRE_ON_TIME);
@@ -108,7 +108,7 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
     }
 
     public void eval(
-            Context context, MapView<Long, Tile> tiles, MapView<Integer, Long> swept, RowData input, String text)
+            Context context, MapView<Long, Tile> tiles, MapView<Integer, Long> newest, RowData input, String text)
             throws Exception {
         TimeContext<Long> time = context.timeContext(Long.class);
         long number = Math.floorDiv(time.time(), plan.hopMs);
@@ -122,12 +122,12 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
     }
 
     /** A row: the windows that end now. Timers are set for the closes of active tiles and for slides, nothing else. */
-    public void onTimer(OnTimerContext context, MapView<Long, Tile> tiles, MapView<Integer, Long> swept)
+    public void onTimer(OnTimerContext context, MapView<Long, Tile> tiles, MapView<Integer, Long> newest)
             throws Exception {
         TimeContext<Long> time = context.timeContext(Long.class);
         long endMs = time.time() + 1;
         long end = endMs / plan.hopMs;
-        addToParents(tiles, end - 1);
+        boolean due = addToParents(tiles, end - 1);
         GenericRowData row = new GenericRowData(plan.size);
         Tile found = plan.tile();
         long start = end;
@@ -135,20 +135,35 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
             gather(tiles, end - window.tiles, start, found, window.slots);
             start = end - window.tiles;
             window.fill(row, found);
-            if (found.records > 0) {
-                for (long slideMs : window.slidesMs) {
+            for (long slideMs : window.slidesMs) {
+                due = due || (endMs % slideMs == 0 && (found.records > 0 || heldBefore(tiles, newest, window.tiles)));
+                if (found.records > 0) {
                     time.registerOnTime((Math.floorDiv(endMs, slideMs) + 1) * slideMs - 1);
                 }
             }
         }
-        sweep(tiles, swept, end);
-        collect(row);
+        if (due) {
+            sweep(tiles, newest, end);
+            collect(row);
+        }
     }
 
-    private void addToParents(MapView<Long, Tile> tiles, long number) throws Exception {
+    /** Whether a window held records at the row before: one that was found empty there needs no row that says so. */
+    private boolean heldBefore(MapView<Long, Tile> tiles, MapView<Integer, Long> newest, long length) throws Exception {
+        Long end = newest.get(ONLY);
+        if (end == null) {
+            return false;
+        }
+        Tile found = plan.tile();
+        gather(tiles, end - length, end, found, new int[0]);
+        return found.records > 0;
+    }
+
+    /** Whether there is a base tile of that number; then it is part of its parents from now on. */
+    private boolean addToParents(MapView<Long, Tile> tiles, long number) throws Exception {
         Tile closed = tiles.get(key(0, number));
         if (closed == null) {
-            return;
+            return false;
         }
         for (int level = 1; level < spans.length; level++) {
             long parentKey = key(level, Math.floorDiv(number, spans[level]));
@@ -159,6 +174,7 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
             parent.merge(closed);
             tiles.put(parentKey, parent);
         }
+        return true;
     }
 
     /** Merge the base tiles from start to before end, all of them closed: the largest that fit, from the right. */
@@ -176,12 +192,13 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
         }
     }
 
-    /** Remove the tiles that no window reaches which ends later than base tile number `end` begins. */
-    private void sweep(MapView<Long, Tile> tiles, MapView<Integer, Long> swept, long end) throws Exception {
-        long oldest = end + 1 - plan.longest();
-        Long last = swept.get(ONLY);
+    /** Remove the tiles that no window reaches which ends after base tile number `end` begins. */
+    private void sweep(MapView<Long, Tile> tiles, MapView<Integer, Long> newest, long end) throws Exception {
+        Long last = newest.get(ONLY);
+        // The windows of the next row begin at this tile or later. The windows of the last row are asked for once more.
+        long oldest = end - plan.longest();
         // The first tile to close is the oldest there is.
-        long before = last == null ? Math.min(end - 1, oldest) : last;
+        long before = last == null ? Math.min(end - 1, oldest) : last - plan.longest();
         if (oldest - before > STEPS_MAX) {
             for (Iterator<Map.Entry<Long, Tile>> each = tiles.iterator(); each.hasNext(); ) {
                 long key = each.next().getKey();
@@ -199,9 +216,9 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
             }
         }
         if (tiles.isEmpty()) {
-            swept.clear();
+            newest.clear();
         } else {
-            swept.put(ONLY, oldest);
+            newest.put(ONLY, end);
         }
     }
 
