@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.local.home import Home, write_text
+from compose import projects
+from compose.local.home import Home
 from compose.local.jobs import JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, http_ready, python_module
@@ -65,11 +66,7 @@ class DerivedTopics:
         inputs = {name: plain_inputs(model_inputs(definitions, name)) for name in MODELS}
         write_inputs(self.home.path(INPUTS_FILE), inputs)
         found = repo_topics(definitions)
-        rows = [
-            {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema}
-            for each in found
-        ]
-        write_text(self.file, json.dumps(rows))
+        projects.write_topics(self.file, found)
 
 
 def derived_topics(home: Home, repo: Path = REPO) -> DerivedTopics:
@@ -102,6 +99,7 @@ def headwater_platform(home: Home, repo: Path = REPO, controlled: bool = True) -
         on_jobmanager_restart=lambda platform: JobBook(
             home, platform.endpoints.kafka, platform.endpoints.flink
         ).restore(),
+        more=lambda: projects.services(home),
     )
 
 

@@ -94,8 +94,12 @@ def sql_type(avro: Any) -> str:
     logical = avro.get("logicalType")
     if logical in ("timestamp-millis", "timestamp-micros"):
         return "TIMESTAMP_LTZ(3)" if logical == "timestamp-millis" else "TIMESTAMP_LTZ(6)"
+    if logical in ("local-timestamp-millis", "local-timestamp-micros"):
+        return "TIMESTAMP(3)" if logical == "local-timestamp-millis" else "TIMESTAMP(6)"
     if logical == "date":
         return "DATE"
+    if logical == "time-millis":
+        return "TIME(3)"
     if logical == "decimal":
         return f"DECIMAL({avro['precision']}, {avro.get('scale', 0)})"
     kind = avro["type"]
@@ -135,7 +139,7 @@ def event_source(
     schema, schema_id
         Of its values.
     time : str
-        Event-time column, Avro ``timestamp-millis``.
+        Event-time column, a timestamp; what is finer than milliseconds counts as the millisecond it is in.
     delay_ms : int
         How late a record may come and still count.
     shift_ms : int
@@ -153,7 +157,7 @@ def event_source(
         "  `decode_error` STRING METADATA FROM 'value.error' VIRTUAL,\n"
         "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
         # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
-        f"  `rowtime` AS COALESCE(`{time}`, `kafka_time`) - {interval(shift_ms)},\n"
+        f"  `rowtime` AS COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`) - {interval(shift_ms)},\n"
         f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
     )
     names = ", ".join(f"`{column}`" for column in avro_columns(schema))

@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyruhvro
 
-from schemas.codec import Codec, DecodeError
+from schemas.codec import ANY_ID, Codec, DecodeError, bodies_of
 
 __all__ = ["BatchDecoder", "arrow_type", "from_frame", "to_arrow"]
 
@@ -60,7 +60,7 @@ def to_arrow(
     schema : mapping
         Avro record schema.
     schema_id : int
-        The id every value has to carry.
+        The id every value has to carry, or :data:`schemas.codec.ANY_ID`.
     values : sequence of bytes
         Wire bytes, see :mod:`schemas.codec`.
 
@@ -98,6 +98,7 @@ class BatchDecoder:
         self.schema = schema
         self.arrow_schema = pa.schema([pa.field(f["name"], *arrow_type(f["type"])) for f in schema["fields"]])
         self._codec = Codec(schema, schema_id)
+        self._any_id = schema_id == ANY_ID
         self._prefix = b"\0" + schema_id.to_bytes(4, "big")
         self._sentinel = _unbordered()
         self._sentinel_bits = np.frombuffer(self._sentinel, np.int64)[0]
@@ -131,10 +132,7 @@ class BatchDecoder:
             self._decode(values[middle:], first + middle, batches, bad)
 
     def _fast(self, values: Sequence[bytes]) -> pa.RecordBatch:
-        prefix, sentinel = self._prefix, self._sentinel
-        bodies = [value[_HEADER_BYTES:] + sentinel for value in values if value.startswith(prefix)]
-        if len(bodies) != len(values):
-            raise _NotPlainError("header")
+        bodies = self._bodies(values)
         try:
             raw = pyruhvro.deserialize_array(bodies, self._fast_schema)
         except Exception:
@@ -150,6 +148,16 @@ class BatchDecoder:
         batch = pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
         batch.validate(full=True)
         return batch
+
+    def _bodies(self, values: Sequence[bytes]) -> list[bytes]:
+        prefix, sentinel = self._prefix, self._sentinel
+        if self._any_id:
+            # The likelier of both readings; where it is not the right one, the codec tries the other.
+            return [value[bodies_of(value, ANY_ID)[0] :] + sentinel for value in values]
+        bodies = [value[_HEADER_BYTES:] + sentinel for value in values if value.startswith(prefix)]
+        if len(bodies) != len(values):
+            raise _NotPlainError("header")
+        return bodies
 
     def _slow(
         self,

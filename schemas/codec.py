@@ -1,5 +1,7 @@
 """Avro in the Confluent wire format: one zero byte, a big-endian four-byte schema id, the Avro body.
 
+A topic that is somebody else's may say :data:`ANY_ID`: then a header of any id is taken, and bare Avro too.
+
 Python encodes and decodes here; inside Flink the format plugin under ``jobs/java`` does, from the same schemas.
 """
 
@@ -13,7 +15,9 @@ from typing import Any
 import fastavro
 from fastavro.schema import to_parsing_canonical_form
 
-__all__ = ["Codec", "DecodeError", "derived_id"]
+__all__ = ["ANY_ID", "Codec", "DecodeError", "bodies_of", "derived_id"]
+
+ANY_ID = 0
 
 _HEADER = struct.Struct(">bI")
 _DERIVED_BIT = 1 << 30
@@ -41,7 +45,7 @@ class Codec:
     schema : mapping
         An Avro record schema.
     schema_id : int
-        The id written before, and required of, every body.
+        The id written before, and required of, every body; :data:`ANY_ID` requires none.
     """
 
     def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
@@ -71,13 +75,17 @@ class Codec:
         DecodeError
             Where the header, the schema id, the body or its length is not as expected.
         """
-        if len(value) < _HEADER.size or value[0] != 0:
-            raise DecodeError(f"expected a zero byte and a schema id, got {value[:5].hex(' ') or 'nothing'}")
-        _, found = _HEADER.unpack_from(value)
-        if found != self.schema_id:
-            raise DecodeError(f"expected schema id {self.schema_id}, got {found}")
+        failed: DecodeError | None = None
+        for start in bodies_of(value, self.schema_id):
+            try:
+                return self._body(value, start)
+            except DecodeError as exc:
+                failed = failed or exc
+        raise failed or DecodeError("expected a record, got nothing")
+
+    def _body(self, value: bytes, start: int) -> dict[str, Any]:
         body = io.BytesIO(value)
-        body.seek(_HEADER.size)
+        body.seek(start)
         try:
             record = fastavro.schemaless_reader(body, self._parsed, None)
         except Exception as exc:  # fastavro raises whatever the bytes led it into
@@ -85,3 +93,22 @@ class Codec:
         if left := len(value) - body.tell():
             raise DecodeError(f"expected the record to end at byte {body.tell()}, got {left} more bytes")
         return record  # type: ignore[return-value]
+
+
+def bodies_of(value: bytes, schema_id: int) -> tuple[int, ...]:
+    """Where the Avro body of a record begins; with :data:`ANY_ID` the places where it may, the likelier first.
+
+    Raises
+    ------
+    DecodeError
+        Where the header or the schema id is not as expected.
+    """
+    headed = len(value) >= _HEADER.size and value[0] == 0
+    if schema_id == ANY_ID:
+        return (_HEADER.size, 0) if headed else (0,)
+    if not headed:
+        raise DecodeError(f"expected a zero byte and a schema id, got {value[:5].hex(' ') or 'nothing'}")
+    _, found = _HEADER.unpack_from(value)
+    if found != schema_id:
+        raise DecodeError(f"expected schema id {schema_id}, got {found}")
+    return (_HEADER.size,)

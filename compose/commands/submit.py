@@ -1,10 +1,11 @@
 """``headwater submit``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from compose.commands.target import LOCAL, job_book
+from compose.commands.target import LOCAL, job_book, running_platform
 
 __all__ = ["command"]
 
@@ -37,7 +38,9 @@ def command(
     r"""Run JOBS on a Flink cluster: features, scoring, drift.
 
     \b
-    features   every stream feature view of the Feast repo, as one job
+    features   every stream feature view of the Feast repo, as one job; with --repo, its
+               topics are created where they are missing, and on the local platform its
+               online store is kept fresh and its history archived
     scoring    a prediction for every request, by whichever model is promoted
     drift      windows and alerts from what scoring saw and what became of it
 
@@ -51,5 +54,31 @@ def command(
         options += ["--view", view]
     if target != LOCAL and not kafka:
         raise click.UsageError("Which brokers is the job to read? Give --kafka HOST:PORT with --target URL.")
-    for record in job_book(target, kafka or "").submit(jobs, options, fresh):
+    names = list(jobs)
+    if repo and "features" in jobs:
+        names[names.index("features")] = _prepared(repo, views, target, kafka or "")
+    for record in job_book(target, kafka or "").submit(names, options, fresh):
         click.echo(f"{record.name} runs as {record.ids[-1]}. `headwater jobs list` shows it.")
+
+
+def _prepared(repo: Path, views: Sequence[str], target: str, kafka: str) -> str:
+    """Make what the features job of a repo needs: its topics and, on the local platform, an archiver and a pusher.
+
+    Returns
+    -------
+    str
+        Name of the job.
+    """
+    from compose.local.kafka import create_topics
+    from compose.projects import project_of
+
+    project = project_of(repo, views)
+    if target != LOCAL:
+        create_topics(kafka, project.topics)
+        return f"features-{project.name}"
+    home, running = running_platform()
+    create_topics(running.endpoints.kafka, project.topics)
+    project.register(home)
+    for topic, why in project.unarchived().items():
+        click.echo(f"Not archived, so `verify` and `backfill` cannot read it: {topic}: {why}.", err=True)
+    return f"features-{project.name}"

@@ -143,6 +143,8 @@ class Platform:
     on_jobmanager_restart : function, optional
         Called with the platform when a JobManager that died is back, to submit jobs again; repeated until it does not
         raise.
+    more : function
+        Services that may be asked for while it runs.
     environ : mapping
         Base of the services' environment.
 
@@ -160,6 +162,7 @@ class Platform:
         services: Callable[["Platform"], Sequence[Service]] = local_services,
         topics: Callable[[], Iterable[Topic]] = tuple,
         on_jobmanager_restart: Callable[["Platform"], object] | None = None,
+        more: Callable[[], Iterable[Service]] = tuple,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.home = home if isinstance(home, Home) else Home.find(home, environ)
@@ -168,6 +171,7 @@ class Platform:
         self.ports: dict[str, int] = {}
         self._services = services
         self._on_jobmanager_restart = on_jobmanager_restart
+        self._more = more
         self._environ = environ
         self._lock: IO[str] | None = None
         self._supervisor: Supervisor | None = None
@@ -237,7 +241,12 @@ class Platform:
             self._write({})  # a second `up` finds this one, however long downloads take
             self.prepare()
             self._supervisor = Supervisor(
-                self.home, self._services(self), environ=self.environ, token=self.token, on_change=self._write
+                self.home,
+                self._services(self),
+                environ=self.environ,
+                token=self.token,
+                on_change=self._write,
+                more=self._more,
             )
             self._write(self._supervisor.facts())
             self._supervisor.start()

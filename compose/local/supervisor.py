@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from compose.local.services import Service, in_start_order
 __all__ = ["Supervisor"]
 
 TICK_S = 0.05
+ASK_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +36,8 @@ class Supervisor:
         Unique to this run; every process carries it in its environment.
     on_change : function, optional
         Called with :meth:`facts` in the supervising thread whenever they differ.
+    more : function
+        Services that may be asked for while it runs; looked at every second, and run from then on.
     """
 
     def __init__(
@@ -45,11 +48,14 @@ class Supervisor:
         environ: Mapping[str, str],
         token: str,
         on_change: Callable[[dict[str, Any]], None] | None = None,
+        more: Callable[[], Iterable[Service]] = tuple,
     ) -> None:
         self._home = home
         self._environ = environ
         self._token = token
         self._on_change = on_change
+        self._more = more
+        self._asked_at = 0.0
         self._runners: dict[str, Runner] = {}
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="service")
         self._lock = threading.Lock()
@@ -144,6 +150,7 @@ class Supervisor:
         try:
             while not self._stopping.is_set():
                 self._watch_watchdog()
+                self._look_for_more()
                 with self._lock:
                     up = {name for name, runner in self._runners.items() if runner.up}
                     for runner in self._runners.values():
@@ -156,6 +163,14 @@ class Supervisor:
             raise
         finally:
             self._stop_all()
+
+    def _look_for_more(self) -> None:
+        if time.monotonic() - self._asked_at < ASK_S:
+            return
+        self._asked_at = time.monotonic()
+        for each in self._more():
+            if each.name not in self._runners:
+                self.add(each)
 
     def _step(self, runner: Runner, up: set[str]) -> None:
         before = runner.state

@@ -9,7 +9,7 @@ from feast.data_format import AvroFormat
 from feast.data_source import KafkaSource
 
 from features.compiler.topics import UnsupportedViewError
-from schemas.codec import derived_id
+from schemas.codec import ANY_ID
 
 __all__ = ["avro_schema", "schema_id", "stream_source", "watermark_delay_ms"]
 
@@ -44,8 +44,12 @@ def avro_schema(source: KafkaSource) -> dict[str, Any]:
 
 
 def schema_id(source: KafkaSource) -> int:
-    """The id before each record: the tag ``schema_id``, or one derived from the schema."""
-    return int(source.tags.get("schema_id") or derived_id(avro_schema(source)))
+    """The id before each record: the tag ``schema_id``; :data:`schemas.codec.ANY_ID` without one.
+
+    What Feast means by Avro is the bare body, what a registry's clients write has a header with an id of the
+    registry's. A repo that says nothing of it may be either.
+    """
+    return int(source.tags.get("schema_id") or ANY_ID)
 
 
 def watermark_delay_ms(source: KafkaSource) -> int:

@@ -93,6 +93,18 @@ class ViewCodec:
         except (TypeError, ValueError) as exc:
             raise ValueError(f"view {self.name}: the entity {found} does not fit its types: {exc}") from exc
 
+    def entity_key(self, entity: bytes) -> EntityKey:
+        """The entity of a record key.
+
+        Raises
+        ------
+        DecodeError
+            Where the bytes are not of the entity's schema.
+        """
+        found = self._entity.decode(entity)
+        values = [self._to_value[name](found[name]) for name in self._join_keys]
+        return EntityKey(join_keys=self._join_keys, entity_values=values)
+
     def row(self, key: EntityKey, values: Mapping[str, Value], event_time: datetime) -> Row | None:
         """A row for the store; None where a join key is null."""
         entity = self.entity(key)

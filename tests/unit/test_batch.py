@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.batch import BatchDecoder, arrow_type, to_arrow
-from schemas.codec import Codec
+from schemas.codec import ANY_ID, Codec
 from schemas.topics import TOPICS
 
 UTC = dt.UTC
@@ -219,3 +219,19 @@ def _minimal() -> dict[str, Any]:
 def test_a_type_without_a_column_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="map"):
         arrow_type({"type": "map", "values": "long"})
+
+
+def test_of_a_topic_that_says_nothing_of_its_header_any_is_taken_and_none() -> None:
+    record = {"n": 1, "s": "é", "t": dt.datetime(2013, 1, 1, tzinfo=UTC)}
+    body = Codec(FLAT, 3).encode(record)[5:]
+    values = [b"\0\0\0\0\x09" + body, body, b"\0\0\0\0\x09" + body[:-1], b"\0\x7f\xff\xff\xff" + body, body]
+    batch, bad = to_arrow(FLAT, ANY_ID, values)
+    assert [index for index, _ in bad] == [2]
+    assert batch.num_rows == 4
+    assert all(row == batch.to_pylist()[0] for row in batch.to_pylist())
+    assert [Codec(FLAT, ANY_ID).decode(each) for each in values[:2]] == [record] * 2
+    # A header can look like the start of a bare record; only one of both readings ends where the record does.
+    zero = Codec(FLAT, 3).encode(record | {"n": 0})[5:]
+    assert zero[0] == 0
+    assert Codec(FLAT, ANY_ID).decode(zero) == record | {"n": 0}
+    assert to_arrow(FLAT, ANY_ID, [zero])[0].column("n").to_pylist() == [0]

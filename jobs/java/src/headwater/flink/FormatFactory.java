@@ -33,7 +33,8 @@ public final class FormatFactory implements DeserializationFormatFactory, Serial
     static final ConfigOption<Integer> SCHEMA_ID = ConfigOptions.key("schema-id")
             .intType()
             .noDefaultValue()
-            .withDescription("The id written before every record and required of every record.");
+            .withDescription("The id written before every record and required of every record; 0 reads records with a "
+                    + "header of any id, and bare Avro.");
     static final ConfigOption<Changes> CHANGELOG = ConfigOptions.key("changelog")
             .enumType(Changes.class)
             .defaultValue(Changes.INSERT)

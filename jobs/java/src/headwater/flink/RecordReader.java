@@ -113,6 +113,10 @@ final class RecordReader implements DeserializationSchema<RowData> {
     }
 
     private void read(byte[] message, GenericRowData row) {
+        if (format.schemaId() == WireFormat.ANY_ID) {
+            readAny(message, row);
+            return;
+        }
         if (message.length < WireFormat.HEADER_BYTES || message[0] != 0) {
             String start = HexFormat.ofDelimiter(" ").formatHex(message, 0, Math.min(message.length, WireFormat.HEADER_BYTES));
             throw new BadRecord(0, "a zero byte and a schema id of four", message.length == 0 ? "an empty record" : start);
@@ -121,7 +125,29 @@ final class RecordReader implements DeserializationSchema<RowData> {
         if (id != format.schemaId()) {
             throw new BadRecord(1, "schema id " + format.schemaId(), Integer.toUnsignedString(id));
         }
-        in.reset(message, WireFormat.HEADER_BYTES);
+        readBody(message, WireFormat.HEADER_BYTES, row);
+    }
+
+    /** Behind a header of whatever id, or, where that is no record, from the first byte. */
+    private void readAny(byte[] message, GenericRowData row) {
+        if (message.length >= WireFormat.HEADER_BYTES && message[0] == 0) {
+            try {
+                readBody(message, WireFormat.HEADER_BYTES, row);
+                return;
+            } catch (BadRecord behindHeader) {
+                try {
+                    readBody(message, 0, row);
+                    return;
+                } catch (BadRecord bare) {
+                    throw behindHeader;
+                }
+            }
+        }
+        readBody(message, 0, row);
+    }
+
+    private void readBody(byte[] message, int from, GenericRowData row) {
+        in.reset(message, from);
         record.readInto(row, in);
         if (in.remaining() > 0) {
             throw in.bad("the end of the record", in.remaining() + " more bytes");

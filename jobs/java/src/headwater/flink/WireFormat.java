@@ -8,10 +8,11 @@ import org.apache.flink.avro.shaded.org.apache.avro.Schema;
  *
  * @param table for messages
  * @param schemaText the Avro schema as JSON, known to parse
- * @param schemaId the id before every body
+ * @param schemaId the id before every body; {@link #ANY_ID}: of records to read, any, or no header at all
  */
 record WireFormat(String table, String schemaText, int schemaId) implements Serializable {
     static final int HEADER_BYTES = 5;
+    static final int ANY_ID = 0;
 
     Schema schema() {
         return new Schema.Parser().parse(schemaText);

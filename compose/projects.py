@@ -1,0 +1,142 @@
+"""Feast repos that are run beside the flights: what is kept of each, and the services it gets.
+
+``headwater submit features --repo DIR`` registers the repo under the name of its project. The process that runs the
+platform sees it there and gives it an archiver and a pusher, now and whenever it starts again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compose.local.home import Home, PlatformError, write_text
+from compose.local.services import Service, python_module
+from schemas.tables import columns
+from schemas.topics import Topic
+
+__all__ = ["Project", "project_of", "registered", "services", "write_topics"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Feast repo that runs on a platform.
+
+    Attributes
+    ----------
+    name : str
+        Its ``project`` in ``feature_store.yaml``.
+    repo : Path
+    topics : tuple of Topic
+        Of its sources and its views.
+    """
+
+    name: str
+    repo: Path
+    topics: tuple[Topic, ...]
+
+    def unarchived(self) -> dict[str, str]:
+        """Topics that ClickHouse has no columns for, and why."""
+        found = {}
+        for topic in self.topics:
+            try:
+                columns(topic.schema)
+            except TypeError as exc:
+                found[topic.name] = str(exc)
+        return found
+
+    def register(self, home: Home) -> None:
+        """Have the platform of a state directory run what the project needs.
+
+        Raises
+        ------
+        PlatformError
+            Where another repo goes by the same name there.
+        """
+        file = _folder(home) / f"{self.name}.json"
+        if file.exists() and (other := Path(json.loads(file.read_text())["repo"])) != self.repo:
+            raise PlatformError(
+                f"The platform runs a project {self.name!r} from {other} already; give this one another name in its "
+                "feature_store.yaml."
+            )
+        topics = _topics_file(home, self.name)
+        topics.parent.mkdir(parents=True, exist_ok=True)
+        lacking = self.unarchived()
+        write_topics(topics, [each for each in self.topics if each.name not in lacking])
+        views = [each.name for each in self.topics if each.name.startswith("features.")]
+        write_text(file, json.dumps({"repo": str(self.repo), "views": views}))
+
+
+def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
+    """What a Feast repo is to a platform; every view is compiled, so what cannot run is refused here.
+
+    Parameters
+    ----------
+    repo : Path
+    only : sequence of str
+        Names of views; default: all.
+
+    Raises
+    ------
+    PlatformError
+        Naming the view, the field and the reason.
+    """
+    # Feast takes seconds to import: not for everybody who looks at a project.
+    from features.compiler.flink import compile_view
+    from features.compiler.repo import RepoError, load_repo
+    from features.compiler.sources import avro_schema, schema_id, stream_source
+    from features.compiler.topics import UnsupportedViewError, feature_topic
+
+    try:
+        definitions = load_repo(repo)
+        views = [definitions.view(name) for name in only] or [*definitions.views.values()]
+        if not views:
+            raise PlatformError(f"{repo} defines no stream feature view; there is nothing to run.")
+        topics: dict[str, Topic] = {}
+        for view in views:
+            compile_view(view)
+            source = stream_source(view)
+            name = source.kafka_options.topic
+            topics[name] = Topic(name, schema_id(source), key="", definition=avro_schema(source))
+            topics[feature_topic(view).name] = feature_topic(view)
+    except (RepoError, UnsupportedViewError) as exc:
+        raise PlatformError(f"{exc}.") from exc
+    return Project(definitions.project, definitions.path, tuple(topics.values()))
+
+
+def write_topics(file: Path, topics: list[Topic]) -> None:
+    """Topics with their schemas, for the processes that have no use for Feast."""
+    rows = [
+        {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema} for each in topics
+    ]
+    write_text(file, json.dumps(rows))
+
+
+def registered(home: Home) -> dict[str, dict[str, Any]]:
+    """What is known of each project of a state directory, by name."""
+    files = sorted(_folder(home).glob("*.json")) if _folder(home).is_dir() else []
+    return {each.stem: json.loads(each.read_text()) for each in files}
+
+
+def services(home: Home) -> Iterator[Service]:
+    """The services of every registered project."""
+    for name, found in registered(home).items():
+        yield Service(
+            name=f"archiver-{name}",
+            argv=python_module("jobs.archive", "--topics", "", "--derived", _topics_file(home, name)),
+            depends_on=("kafka", "clickhouse"),
+        )
+        topics = ",".join(found["views"])
+        yield Service(
+            name=f"pusher-{name}",
+            argv=python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
+            depends_on=("kafka",),
+        )
+
+
+def _folder(home: Home) -> Path:
+    return home.path("projects")
+
+
+def _topics_file(home: Home, name: str) -> Path:
+    return home.path("projects", "topics", f"{name}.json")

@@ -1,0 +1,196 @@
+"""A Feast repo that knows nothing of Headwater, from its topic to stock `get_online_features`."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+from feast import FeatureStore
+
+from compose.local.home import Home
+from compose.local.platform import Platform, Running, local_services
+from compose.projects import services
+from features.compiler.repo import load_repo
+from features.compiler.sources import avro_schema, schema_id
+from schemas.codec import Codec
+
+REPO = Path(__file__).parents[1] / "repos" / "shop"
+START_MS = 1_700_000_000_000
+MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    home = Home(tmp_path_factory.mktemp("any")).prepare()
+    with Platform(home, services=local_services, more=lambda: services(home)).running() as started:
+        yield started
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repo as its owner has it: applied by Feast, whose registry wants its functions to be importable."""
+    copy = tmp_path / "shop"
+    shutil.copytree(REPO, copy)
+    program = str(Path(sys.executable).with_name("feast"))
+    done = subprocess.run([program, "-c", str(copy), "apply"], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.syspath_prepend(copy)
+    return copy
+
+
+def headwater(platform: Platform, *arguments: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "compose.cli", *arguments],
+        env={**os.environ, "HEADWATER_HOME": str(platform.home.root)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def orders(seed: int, count: int) -> list[Record]:
+    """In the order of event time; some without buyer, amount or country."""
+    random = np.random.default_rng(seed)
+    bursts = START_MS + random.integers(0, 35 * DAY_MS, 15)
+    times = np.unique(random.choice(bursts, count) + random.exponential(20 * MINUTE_MS, count).astype(int))
+
+    def maybe(value: Any) -> Any:
+        return None if random.random() < 0.1 else value
+
+    return [
+        {
+            "placed": int(at),
+            "buyer": {"id": maybe(f"c{random.integers(5)}"), "country": maybe(str(random.choice(["NL", "BE", "FR"])))},
+            "store_id": int(random.integers(1, 3)),
+            "amount": maybe(float(np.round(random.lognormal(3, 1), 2))),
+            "lines": [{"sku": f"s{n}", "pieces": 1} for n in range(random.integers(0, 5))],
+            "channel": str(random.choice(["WEB", "APP", "PHONE"])),
+        }
+        for at in times
+    ]
+
+
+def send(platform: Platform, codec: Codec, records: list[Record], until_ms: int) -> None:
+    producer = Producer({"bootstrap.servers": platform.endpoints.kafka, "log_level": 0})
+    for number, each in enumerate(records):
+        value = codec.encode(each | {"placed": datetime.fromtimestamp(each["placed"] / 1000, UTC)})
+        # What Feast means by Avro, and what the clients of a registry write: the repo does not say which.
+        value = value[5:] if number % 2 else b"\0\0\0\0" + bytes([number % 7 + 1]) + value[5:]
+        producer.produce("shop.orders", value=value, timestamp=each["placed"])
+        producer.poll(0)
+    producer.produce("shop.orders", value=None, timestamp=until_ms)
+    assert producer.flush(30) == 0
+
+
+def inside(records: list[Record], at_ms: int, window_ms: int) -> list[Record]:
+    return [each for each in records if at_ms - window_ms < each["placed"] <= at_ms]
+
+
+def amounts(records: list[Record]) -> list[float]:
+    return [each["amount"] for each in records if each["amount"] is not None]
+
+
+def last_row_ms(records: list[Record], hop: int, spans: list[tuple[int, int]], until_ms: int) -> int:
+    """Time of the newest row before the end: closes of active tiles, and slides of windows that were not empty."""
+    due = {-(-each["placed"] // hop) * hop for each in records}
+    newest = 0
+    while due and min(due) <= until_ms:
+        newest = min(due)
+        due.remove(newest)
+        for window, slide in spans:
+            if inside(records, newest, window):
+                due.add((newest // slide + 1) * slide)
+    return newest
+
+
+def spending_of(records: list[Record], until_ms: int) -> Record:
+    spans = [(10_000, 10_000), (5 * MINUTE_MS, MINUTE_MS), (HOUR_MS, 10 * MINUTE_MS), (DAY_MS, HOUR_MS)]
+    spans.append((30 * DAY_MS, DAY_MS))
+    at = last_row_ms(records, 10_000, [*spans, (HOUR_MS, HOUR_MS), (DAY_MS, DAY_MS)], until_ms)
+    found: Record = {}
+    for window, _ in spans:
+        values = amounts(inside(records, at, window))
+        found[f"sum_amount_{window // 1000}s"] = math.fsum(values)
+        found[f"count_amount_{window // 1000}s"] = len(values)
+    hour, day = sorted(amounts(inside(records, at, HOUR_MS))), sorted(amounts(inside(records, at, DAY_MS)))
+    found["typical"] = hour[math.floor(0.5 * (len(hour) - 1))] if hour else None
+    found["dear"] = day[math.floor(0.95 * (len(day) - 1))] if day else None
+    found["spread"] = float(np.std(day, ddof=1)) if len(day) > 1 else None
+    count = found["count_amount_3600s"]
+    found["mean_amount_1h"] = found["sum_amount_3600s"] / count if count else None
+    return found
+
+
+def abroad_of(records: list[Record], until_ms: int) -> Record:
+    window = 6 * HOUR_MS
+    mine = [each for each in records if each["buyer"]["country"] not in (None, "NL")]
+    found = inside(mine, last_row_ms(mine, 30_000, [(window, window)], until_ms), window)
+    return {
+        "countries": len({each["buyer"]["country"] for each in found}),
+        "lines_max": max((len(each["lines"]) for each in found), default=None),
+        "last_channel": found[-1]["channel"] if found else None,
+        "orders": len(found),
+    }
+
+
+def served(repo: Path, service: str, entities: list[Record]) -> list[Record]:
+    store = FeatureStore(str(repo))
+    found = store.get_online_features(store.get_feature_service(service), entities).to_dict()
+    return [{name: values[at] for name, values in found.items()} for at in range(len(entities))]
+
+
+def same(got: Any, want: Any, name: str) -> bool:
+    if want is None or got is None:
+        return want is None and (got is None or math.isnan(got))
+    relative = 0.0101 if name in ("typical", "dear") else 1e-9
+    return math.isclose(got, want, rel_tol=relative) if isinstance(want, float) else bool(got == want)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_served_is_what_was_defined(platform: Platform, repo: Path) -> None:
+    records = orders(7, 1200)
+    source = load_repo(repo).kafka_source("orders")
+    assert "features-shop runs as" in headwater(platform, "submit", "features", "--repo", str(repo))
+    until_ms = records[-1]["placed"] + HOUR_MS
+    send(platform, Codec(avro_schema(source), schema_id(source)), records, until_ms)
+    until_ms -= 2 * MINUTE_MS  # the bound for late records
+
+    entities = [{"customer_id": f"c{n}", "store": s} for n in range(5) for s in (1, 2)]
+    wanted = []
+    for each in entities:
+        bought = [r for r in records if r["buyer"]["id"] == each["customer_id"]]
+        mine = [r for r in bought if r["store_id"] == each["store"]]
+        there = [r for r in records if r["store_id"] == each["store"]]
+        latest = {"amount": bought[-1]["amount"], "channel": bought[-1]["channel"]}
+        wanted.append(spending_of(mine, until_ms) | abroad_of(there, until_ms) | latest)
+
+    deadline = time.monotonic() + 90
+    while True:
+        found = served(repo, "everything", entities)
+        wrong = [
+            (entity, name, row[name], value)
+            for entity, row, want in zip(entities, found, wanted, strict=True)
+            for name, value in want.items()
+            if not same(row[name], value, name)
+        ]
+        if not wrong or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert wrong == []
+    assert any(row["count_amount_2592000s"] > 10 for row in found)
+    running = Running.find(platform.home)
+    assert running is not None
+    assert {"archiver-shop", "pusher-shop"} <= set(running.services)
