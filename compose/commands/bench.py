@@ -13,7 +13,7 @@ from compose.local.home import Home
 __all__ = ["command"]
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--flights", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Traffic to measure."
 )
@@ -21,13 +21,50 @@ __all__ = ["command"]
     "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is done."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
-def command(flights: int, repeat: int, as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, flights: int, repeat: int, as_json: bool) -> None:
     """Measure each stage and the whole chain, beside this machine's own limits.
 
     The limits are what a bare Kafka client consumes and what bare Flink SQL reads and decodes, measured in the same
     run; every stage is given as a share of one of them. Each repetition starts with an empty platform and with Java
     that has compiled nothing yet. A few minutes a repetition.
     """
+    if context.invoked_subcommand is None:
+        _chain(flights, repeat, as_json)
+
+
+@command.command()
+@click.option("--rows", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Rows to write.")
+@click.option("--reads", type=click.IntRange(min=100), default=500, show_default=True, help="Single reads a store.")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is done."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+def online(rows: int, reads: int, repeat: int, as_json: bool) -> None:
+    """Measure online stores: Feast's own and ours, written and read.
+
+    Stores take turns within each repetition, start it empty, and are read back and compared with what was written.
+    Redis is measured where a `redis-server` is on the path or the tests' dependencies are installed.
+    """
+    from compose.bench.online import Sizes, Spread, measure, redis_program, table
+
+    console = Console(stderr=as_json)
+    folder = Home.find().path("bench-online")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with console.status("Measuring") as status:
+            if (redis := redis_program()) is None:
+                console.print("No redis-server on this machine: Redis is left out.")
+            found = measure(folder, redis, Sizes(rows, reads, repeat), status.update)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for each in table(found):
+        console.print(each)
+    if as_json:
+        click.echo(json.dumps(found, default=lambda each: each.as_dict() if isinstance(each, Spread) else each))
+
+
+def _chain(flights: int, repeat: int, as_json: bool) -> None:
     from compose.bench.figures import Figures
     from compose.bench.measure import MEANING, repetition
 

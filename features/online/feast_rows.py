@@ -11,11 +11,9 @@ from datetime import UTC, datetime, timedelta
 
 from feast import StreamFeatureView
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
-from features.online.embedded import ViewCodec, view_codec
+from features.online.embedded import ViewCodec, WriteRow, view_codec
 from features.online.rows import Row, StoreBusyError, StoreError
 from schemas.codec import DecodeError
 
@@ -74,7 +72,7 @@ class FeastRows:
     def close(self) -> None:
         """Feast's stores keep what they opened until the process ends."""
 
-    def _made(self, codec: ViewCodec, row: Row) -> tuple[EntityKey, dict[str, Value], datetime, datetime] | None:
+    def _made(self, codec: ViewCodec, row: Row) -> WriteRow | None:
         try:
             key, values = codec.entity_key(row[0]), codec.values(row[2], None)
         except DecodeError as exc:

@@ -1,9 +1,12 @@
 """Feature rows from Kafka to the online store. ``python -m features.online.pusher --topics features.a,... --path FILE``
 
+With ``--repo DIR`` instead of ``--path``, to the store that the ``feature_store.yaml`` of a Feast repo names: Redis, or
+the embedded one.
+
 Batch by batch: read (:data:`BATCH_ROWS` records or :data:`BATCH_SECONDS`, whichever is first), keep the newest row of
-each entity, write all views in one transaction, then commit the offsets. Killed in between, the batch is read and
-written again, which changes nothing: the store keeps the newest row whatever comes twice. So there is nothing to undo,
-and two pushers do no harm.
+each entity, write all views, then commit the offsets. Killed in between, the batch is read and written again, which
+changes nothing: the store keeps the newest row whatever comes twice. So there is nothing to undo, and two pushers do no
+harm.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.online.rows import Row, RowStore, StoreBusyError, StoreError, newest, retry_while_busy
+from features.online.store import FeatureRows, open_store
 
 __all__ = ["Pusher", "PusherError", "main", "view_name"]
 
@@ -46,11 +50,13 @@ class Pusher:
     ----------
     kafka : str
         ``host:port``.
-    store : RowStore
+    store : FeatureRows
     topics : sequence of str
         ``features.<view>``.
     patience_seconds : float
         How long to wait, in all, for a store that is busy or full, before StoreBusyError goes up.
+    group : str
+        Under which name Kafka keeps how far it has come.
 
     Raises
     ------
@@ -59,7 +65,12 @@ class Pusher:
     """
 
     def __init__(
-        self, kafka: str, store: RowStore, topics: Sequence[str], patience_seconds: float = PATIENCE_SECONDS
+        self,
+        kafka: str,
+        store: FeatureRows,
+        topics: Sequence[str],
+        patience_seconds: float = PATIENCE_SECONDS,
+        group: str = GROUP,
     ) -> None:
         self._store, self._patience_seconds = store, patience_seconds
         self._consumer = Consumer(
@@ -67,7 +78,7 @@ class Pusher:
                 "bootstrap.servers": kafka,
                 # Offsets are kept under this name, but there is no membership: a killed pusher's successor need not
                 # wait until the group has given up on it.
-                "group.id": GROUP,
+                "group.id": group,
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
@@ -102,6 +113,11 @@ class Pusher:
             _, high = self._consumer.get_watermark_offsets(TopicPartition(name, partition), cached=True)
             total += max(0, high - offset)
         return total
+
+    @property
+    def refused(self) -> int:
+        """Records that the store could not take."""
+        return self._store.refused
 
     def has_read(self, ends: Mapping[tuple[str, int], int]) -> bool:
         """Whether everything before these offsets has been written."""
@@ -195,7 +211,13 @@ def run(pusher: Pusher, stop: threading.Event) -> None:
 
 
 def _report(pusher: Pusher, seconds: float) -> None:
-    line = {"job": "pusher", "at": int(time.time() * 1e3), **pusher.counts, "lag": pusher.lag()}
+    line = {
+        "job": "pusher",
+        "at": int(time.time() * 1e3),
+        **pusher.counts,
+        "refused": pusher.refused,
+        "lag": pusher.lag(),
+    }
     sys.stdout.write(json.dumps(line | {"seconds": round(seconds, 1)}) + "\n")
     sys.stdout.flush()
 
@@ -212,16 +234,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m features.online.pusher", description=__doc__.split("\n\n")[0])
     parser.add_argument("--topics", required=True, help="features.<view>, separated by commas")
     parser.add_argument("--path", type=Path, default=Path(home) / "online" / "online.db" if home else None)
+    parser.add_argument("--repo", type=Path, help="a Feast repo, to whose online store to write instead of --path")
+    parser.add_argument("--group", default="", help="name of the project, which has offsets of its own")
     parser.add_argument("--kafka", default=os.environ.get("HEADWATER_KAFKA"), help="host:port")
     options = parser.parse_args(arguments)
-    if not options.kafka or not options.path:
-        parser.error("expected --kafka and --path, or HEADWATER_KAFKA and HEADWATER_HOME")
+    if not options.kafka or not (options.path or options.repo):
+        parser.error("expected --kafka and --path or --repo, or HEADWATER_KAFKA and HEADWATER_HOME")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     stop = threading.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: stop.set())
     try:
-        run(Pusher(options.kafka, RowStore(options.path), [each for each in options.topics.split(",") if each]), stop)
+        store = open_store(options.repo) if options.repo else RowStore(options.path)
+        topics = [each for each in options.topics.split(",") if each]
+        group = f"{GROUP}-{options.group}" if options.group else GROUP
+        run(Pusher(options.kafka, store, topics, group=group), stop)
     except (PusherError, StoreError, KafkaException) as exc:
         log.error("%s", exc)
         return 1

@@ -54,6 +54,8 @@ class RowStore:
         How long a write waits for another writer before it raises StoreBusyError.
     """
 
+    refused = 0  # it takes any bytes; what they are worth is the reader's to find out
+
     def __init__(self, path: Path, busy_seconds: float = 5.0) -> None:
         self.path = path
         self._busy_seconds = busy_seconds

@@ -1,0 +1,203 @@
+"""Rows into Redis hashes by a script that compares and sets in the server, and Redis's errors as ours."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,  # noqa: A004
+    TryAgainError,
+)
+
+from features.online.rows import StoreBusyError, StoreError, StoreFullError
+
+__all__ = ["Life", "Table", "calls", "run", "translated"]
+
+SCRIPT = """
+-- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none), number of features, their
+-- fields; then for each entity the time and the features. Returns how many rows were written.
+local call, byte = redis.call, string.byte
+
+local function varint(s, i)
+  local first, value, scale, b = i, 0, 1, byte(s, i)
+  while b >= 128 do
+    value, scale, i = value + (b - 128) * scale, scale * 128, i + 1
+    b = byte(s, i)
+  end
+  if i - first < 9 then return value + b * scale, i + 1 end
+  value, scale = 1, 1  -- ten bytes: negative, in two's complement
+  for k = first, i - 1 do value, scale = value + (127 - byte(s, k) % 128) * scale, scale * 128 end
+  return -value, i + 1
+end
+
+local function time(s)  -- google.protobuf.Timestamp: 1 seconds, 2 nanos, each left out where it is 0
+  local seconds, nanos, i, tag, value = 0, 0, 1
+  while i <= #s do
+    tag = byte(s, i)
+    value, i = varint(s, i + 1)
+    if tag == 8 then seconds = value elseif tag == 16 then nanos = value end
+  end
+  return seconds, nanos
+end
+
+local function newer(a, b)
+  if a == b then return false end
+  local a_seconds, a_nanos = time(a)
+  local b_seconds, b_nanos = time(b)
+  return a_seconds > b_seconds or (a_seconds == b_seconds and a_nanos > b_nanos)
+end
+
+local time_field, key_life, view_life, width = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local row, at, written = {false, time_field}, 5 + width, 0
+for i = 1, width do row[2 + 2 * i] = ARGV[4 + i] end
+local last = 3 + 2 * width
+for _, key in ipairs(KEYS) do
+  local stored = call('HGET', key, time_field)
+  if not stored or not newer(stored, ARGV[at]) then
+    local left = -2
+    if key_life == 0 and view_life > 0 then left = call('PTTL', key) end
+    row[1] = key
+    for i = 0, width do row[3 + 2 * i] = ARGV[at + i] end
+    call('HSET', unpack(row, 1, last))
+    if key_life > 0 then
+      call('PEXPIRE', key, key_life)
+    elseif view_life == 0 then
+      call('PERSIST', key)
+    elseif left ~= -1 and left < view_life then  -- -1: it is to stay
+      call('PEXPIRE', key, view_life)
+    end
+    written = written + 1
+  end
+  at = at + width + 1
+end
+return written
+"""
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+FEATURES_MAX = 3900  # Lua hands no more than 8,000 values to a call
+ENTITIES_PER_CALL = 200  # 2 ms of the server's time, in which nobody else is served
+CALLS_PER_TRIP = 10
+RETRY_FULL_SECONDS = 2.0
+RETRY_BUSY_SECONDS = 0.5
+# In an error of a script Redis 6 gives the reason behind a dash, Redis 7 in front.
+_FULL = re.compile(r"(?:^|[ -])(OOM|READONLY|MISCONF|NOREPLICAS) ")
+_BUSY = re.compile(r"^(BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN) ")
+Call = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Life:
+    """How long a key is kept after a write, in ms; 0 is for ever.
+
+    Attributes
+    ----------
+    key_ms : int
+        Whatever else is in the key.
+    view_ms : int
+        Unless it has longer to live; only where `key_ms` is 0.
+    """
+
+    key_ms: int = 0
+    view_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A view in Redis.
+
+    Attributes
+    ----------
+    time_field : bytes
+    fields : tuple of bytes
+        Of its features.
+    life : Life
+    """
+
+    time_field: bytes
+    fields: tuple[bytes, ...]
+    life: Life
+
+    def __post_init__(self) -> None:
+        if len(self.fields) > FEATURES_MAX:
+            raise StoreError(f"expected at most {FEATURES_MAX} features in a view, got {len(self.fields)}")
+
+
+def calls(table: Table, keys: Sequence[bytes], rows: Sequence[Sequence[bytes]]) -> Iterator[Call]:
+    """Calls of the script that write these rows, without the script itself.
+
+    Parameters
+    ----------
+    table : Table
+    keys : sequence of bytes, n
+        Redis keys; the same one may come more than once.
+    rows : sequence of n sequences of bytes
+        Time, then the features in the table's order.
+    """
+    life = table.life
+    head = (table.time_field, life.key_ms, life.view_ms, len(table.fields), *table.fields)
+    for start in range(0, len(keys), ENTITIES_PER_CALL):
+        part = slice(start, start + ENTITIES_PER_CALL)
+        some = keys[part]
+        yield (len(some), *some, *head, *chain.from_iterable(rows[part]))
+
+
+def run(client: Redis, work: Iterable[Call]) -> int:
+    """Run calls of the script; returns how many rows were written.
+
+    The server works on some calls while the next ones are made. Each call is atomic. Where one fails those around it
+    may have been carried out: do all again.
+
+    Raises
+    ------
+    redis.exceptions.RedisError
+    """
+    # The first call brings the script along, so that the others find it, on a server that has just started too.
+    scripts = chain([("EVAL", SCRIPT)], repeat(("EVALSHA", SHA)))
+    commands = ((*script, *call) for script, call in zip(scripts, work, strict=False))
+    connection = client.connection_pool.get_connection()
+    try:
+        written = under_way = 0
+        while trip := list(islice(commands, CALLS_PER_TRIP)):
+            connection.send_packed_command(connection.pack_commands(trip))
+            written += sum(connection.read_response() for _ in range(under_way))
+            under_way = len(trip)
+        return written + sum(connection.read_response() for _ in range(under_way))
+    except BaseException:
+        connection.disconnect()  # answers may be under way still
+        raise
+    finally:
+        client.connection_pool.release(connection)
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Redis's errors as ours; `where` names the server."""
+    try:
+        yield
+    except RedisError as exc:
+        raise _ours(exc, where) from exc
+
+
+def _ours(exc: RedisError, where: str) -> StoreError:
+    said = str(exc)
+    if isinstance(exc, AuthenticationError | AuthorizationError):
+        return StoreError(f"Redis at {where}: {said}; check username and password in connection_string")
+    if isinstance(exc, OutOfMemoryError | ReadOnlyError) or _FULL.search(said):
+        return StoreFullError(f"Redis at {where} takes no writes: {said}", retry_after_seconds=RETRY_FULL_SECONDS)
+    passing = ConnectionError | TimeoutError | BusyLoadingError | ClusterDownError | TryAgainError | NoScriptError
+    if isinstance(exc, passing) or _BUSY.search(said):
+        return StoreBusyError(f"Redis at {where} does not answer: {said}", retry_after_seconds=RETRY_BUSY_SECONDS)
+    return StoreError(f"Redis at {where}: {said}; check that nothing but Feast writes to this database")
