@@ -23,6 +23,9 @@ COMMANDS = {
     "alerts": "Print drift alerts as they come.",
     "verify": "Compute every logged feature value again and compare.",
     "bench": "Measure each stage and the whole chain.",
+    "features": "Show what the definitions of a Feast repo become.",
+    "backfill": "Compute a view's rows over history.",
+    "training-set": "Add features to entities, each as of its own time.",
     "schemas": "Check the Avro schemas of the topics.",
 }
 

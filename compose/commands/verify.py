@@ -2,12 +2,21 @@
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from compose.commands.target import running_platform
+from compose.local.platform import Running
+
+if TYPE_CHECKING:
+    from compose.served import Served
+    from compose.verification import Verification
 
 __all__ = ["command"]
 
@@ -15,41 +24,95 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
+@click.option("--repo", type=click.Path(path_type=Path, file_okay=False, exists=True),
+              help="Check the rows of a Feast repo's views, not what predictions were made from.")  # fmt: skip
+@click.option("--view", "names", multiple=True, help="Only this view of the repo; may be repeated.")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", show_default=True,
               help="How scoring read its features.")  # fmt: skip
-@click.option("--from", "start", type=_DAY, help="First day of requests, UTC.")
-@click.option("--to", "end", type=_DAY, help="Day before which requests end, UTC.")
+@click.option("--from", "start", type=_DAY, help="First day of requests, or of rows, UTC.")
+@click.option("--to", "end", type=_DAY, help="Day before which they end, UTC.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Share of mismatches that is let pass.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
-def command(mode: str, start: datetime | None, end: datetime | None, as_json: bool) -> None:
-    """Compute every logged feature value again, independently, and compare.
+def command(
+    repo: Path | None,
+    names: tuple[str, ...],
+    mode: str,
+    start: datetime | None,
+    end: datetime | None,
+    threshold: float,
+    as_json: bool,
+) -> None:
+    r"""Compute every feature value again, independently, and compare.
 
-    Reads the archived events of the platform that runs and computes with pandas what each prediction's features should
-    have been: at the request's own time in `as-of` mode; in `latest` mode at the time of the row each value came from.
-    Exits with status 1 on any mismatch.
+    Reads what the platform that runs has archived, and computes with pandas what should have come of it.
+
+    \b
+    verify              the values that each prediction was made from: in `as-of` mode those of the
+                        request's own time, in `latest` mode those of the row each came from
+    verify --repo DIR   every row of the repo's views, as the stream wrote them
+
+    Exits with status 1 where more than the threshold does not agree.
     """
-    from compose.reading import client_of
-    from compose.verification import verify
-
     console = Console(stderr=as_json)
-    client = client_of(running_platform()[1].endpoints.clickhouse)
+    running = running_platform()[1]
     with console.status("Reading") as status:
-        try:
-            found = verify(client, mode, _ms(start), _ms(end), progress=lambda text: status.update(text.capitalize()))
-        except ValueError as exc:
-            raise click.ClickException(f"Cannot compare: {exc}.") from exc
-    parity = found.parity
+
+        def tell(text: str) -> None:
+            status.update(text[:1].upper() + text[1:])
+
+        span = (_ms(start), _ms(end))
+        found = _compared(running, repo, names, mode, span, tell)
     if as_json:
-        click.echo(json.dumps(found.as_dict()))
+        click.echo(json.dumps(found.as_dict(), default=str))
     else:
-        console.print(
-            f"{found.requests:,} requests, {parity.compared:,} values compared, {parity.mismatches:,} mismatches, "
-            f"largest relative error {parity.worst_relative_error:.1e}."
-        )
-        for each in parity.examples:
-            console.print(f"{each['request']} {each['column']}: expected {each['expected']}, logged {each['logged']}")
-        for view, age in found.age_seconds.items():
-            console.print(f"{view}: rows were {age['median']:,.0f} s old, one in a hundred {age['p99']:,.0f} s or more")
-    sys.exit(1 if parity.mismatches else 0)
+        _show(console, found)
+    sys.exit(1 if found.parity.mismatches > threshold * max(found.parity.compared, 1) else 0)
+
+
+def _compared(
+    running: Running,
+    repo: Path | None,
+    names: tuple[str, ...],
+    mode: str,
+    span: tuple[int | None, int | None],
+    tell: Callable[[str], None],
+) -> "Verification | Served":
+    from compose.reading import client_of
+    from compose.served import verify_rows
+    from compose.services import REPO
+    from compose.verification import verify
+    from features.compiler.repo import load_repo
+
+    client, kafka = client_of(running.endpoints.clickhouse), running.endpoints.kafka
+    try:
+        definitions = load_repo(repo or REPO)
+        if repo is None:
+            return verify(client, kafka, definitions, mode, *span, progress=tell)
+        views = [definitions.view(name) for name in names] or list(definitions.views.values())
+        return verify_rows(client, kafka, views, *span, tell)
+    except ValueError as exc:  # of the repo, a view, or the history
+        raise click.ClickException(f"Cannot compare: {exc}.") from exc
+
+
+def _show(console: Console, found: "Verification | Served") -> None:
+    parity = found.parity
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("feature", "compared", "mismatches", "largest relative error", "let pass"):
+        table.add_column(heading, justify="left" if heading == "feature" else "right")
+    for name, each in parity.by_feature.items():
+        error, tolerance = f"{each.worst_relative_error:.1e}", f"{each.tolerance:.0e}" if each.tolerance else "none"
+        style = "red" if each.mismatches else ""
+        table.add_row(name, f"{each.compared:,}", f"{each.mismatches:,}", error, tolerance, style=style)
+    console.print(table)
+    for example in parity.examples:
+        console.print(", ".join(f"{key} {value}" for key, value in example.items()))
+    for view, age in getattr(found, "age_seconds", {}).items():
+        console.print(f"{view}: rows were {age['median']:,.0f} s old, one in a hundred {age['p99']:,.0f} s or more")
+    console.print(
+        f"{parity.compared:,} values compared, {parity.mismatches:,} mismatches: {parity.missing:,} rows are missing, "
+        f"{parity.unexpected:,} are too many."
+    )
 
 
 def _ms(day: datetime | None) -> int | None:

@@ -1,5 +1,6 @@
 """Read a Feast repo from its files, as ``feast apply`` would, without a registry."""
 
+import importlib
 import os
 import sys
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import yaml
 from feast import FeatureService, StreamFeatureView
@@ -121,11 +123,15 @@ def load_repo(path: Path) -> Repo:
 def _inside(path: Path) -> Iterator[None]:
     """Feast imports a repo's files as top-level modules relative to the working directory.
 
-    Both are put back, and the modules forgotten, so that two repos with a ``views.py`` each can be read in one process.
+    Both are put back. What was imported of the repo before is set aside meanwhile, and what is imported now forgotten,
+    so that a repo is read as its files are now, and two with a ``views.py`` each can be read in one process.
     """
-    before, modules = Path.cwd(), set(sys.modules)
+    before, kept = Path.cwd(), _modules(path)
+    for name in kept:
+        del sys.modules[name]
     os.chdir(path)
     sys.path.insert(0, str(path))
+    importlib.invalidate_caches()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,7 +139,17 @@ def _inside(path: Path) -> Iterator[None]:
     finally:
         os.chdir(before)
         sys.path.remove(str(path))
-        for name in set(sys.modules) - modules:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file and Path(file).is_relative_to(path):
-                del sys.modules[name]
+        for name in _modules(path):
+            del sys.modules[name]
+        sys.modules.update(kept)
+
+
+def _modules(path: Path) -> dict[str, ModuleType]:
+    """Imported modules of a repo's own files."""
+
+    def ours(module: ModuleType) -> bool:
+        file = getattr(module, "__file__", None)
+        return bool(file) and Path(str(file)).is_relative_to(path)
+
+    # Our own packages may lie there too: the flights are a Feast repo inside one.
+    return {name: each for name, each in list(sys.modules.items()) if "." not in name and each and ours(each)}
