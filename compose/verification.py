@@ -8,12 +8,17 @@ import numpy as np
 import pandas as pd
 from clickhouse_connect.driver.client import Client
 
-from features.parity import VIEWS, Parity, as_of, compare
+from compose.served import records_of
+from features.comparison import Parity, compare, together
+from features.compiler.clickhouse import SETTINGS
+from features.compiler.definition import Definition, definition
+from features.compiler.repo import Repo
+from features.compiler.service import ModelInputs, column_of, model_inputs, time_of
+from features.compiler.topics import EVENT_TIME
+from features.witness import newest
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 
 __all__ = ["Verification", "verify"]
-
-REQUESTS = "flights.requests"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Verification:
     ----------
     requests : int
     parity : Parity
+        Features are called ``<view>__<feature>``.
     age_seconds : dict of str to dict
         Of ``latest`` mode: by view, median and 99th percentile of how much older than its request a row was.
     """
@@ -39,84 +45,97 @@ class Verification:
 
 def verify(
     client: Client,
+    kafka: str,
+    repo: Repo,
     mode: str = "as-of",
     start_ms: int | None = None,
     end_ms: int | None = None,
-    model: str = "delay",
+    service: str = "delay",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Verification:
-    """Compare what was logged with an independent computation, see :mod:`features.parity`.
+    """Compare what was logged with an independent computation, see :mod:`features.witness`.
 
     Parameters
     ----------
     client : Client
         Of the archive.
+    kafka : str
+        ``host:port``; there it is written which records came too late to count.
+    repo : Repo
     mode : {"as-of", "latest"}
         Whether a value must be that of the request's time, or that of the row it is logged to come from.
     start_ms, end_ms : int, optional
         Request time, [start, end); UTC epoch milliseconds.
-    model : str
+    service : str
+        Feature service of the model.
     progress : callable
         Told what is going on.
 
     Raises
     ------
     ValueError
-        Where no request of the span has a prediction, or some have none.
+        Where no request of the span has a prediction, or a view's history cannot be read.
     """
-    streams = {view.stream for view in VIEWS}
-    events = {}
-    for name in sorted(streams):
-        progress(f"reading {name}")
-        events[name] = _read(client, name, columns_of(name))
-    progress(f"reading {REQUESTS}")
-    keys = sorted({key for view in VIEWS for key in view.keys})
-    requests = _read(client, REQUESTS, ["flight_id", *keys], start_ms, end_ms).set_index("flight_id")
+    inputs = model_inputs(repo, service)
+    views = {view.name: definition(view) for view in inputs.views}
+    progress(f"reading {inputs.requests}")
+    requests = _requests(client, inputs, views, start_ms, end_ms)
     progress("reading predictions")
-    logged = _predictions(client, model, start_ms, end_ms)
+    logged = _predictions(client, inputs, start_ms, end_ms)
     if requests.empty or logged.empty:
         raise ValueError(f"expected requests with predictions, found {len(requests)} and {len(logged)}")
-    progress(f"computing the features of {len(requests):,} requests again")
-    at = None
-    if mode == "latest":
-        times = {view.name: logged[f"{view.name}__event_time"].reindex(requests.index) for view in VIEWS}
-        at = {name: pd.Series(each.to_numpy(), index=requests.index) for name, each in times.items()}
-    expected = as_of(events, requests, at=at)
-    progress("comparing")
-    ages = _ages(requests, logged) if mode == "latest" else {}
-    return Verification(len(requests), compare(expected, logged), ages)
+    parities: dict[str, Parity] = {}
+    for view in inputs.views:
+        meaning = views[view.name]
+        progress(f"{view.name}: reading records")
+        events, _ = records_of(client, kafka, view)
+        at = logged[time_of(view.name)].reindex(requests.index) if mode == "latest" else requests[EVENT_TIME]
+        progress(f"{view.name}: computing the features of {len(requests):,} requests again")
+        expected = newest(meaning, events, requests[list(meaning.keys)], at.to_numpy())
+        parities[view.name] = compare(meaning, expected, _logged(meaning, logged))
+    ages = _ages(views, requests, logged) if mode == "latest" else {}
+    return Verification(len(requests), together(parities), ages)
 
 
-def columns_of(stream: str) -> list[str]:
-    """Columns of a topic that the views on it read."""
-    found: set[str] = set()
-    for view in VIEWS:
-        if view.stream == stream:
-            found |= set(view.keys) | {each[1].partition(">")[0] for each in view.features}
-    return sorted(found)
-
-
-def _read(
-    client: Client, topic: str, columns: list[str], start_ms: int | None = None, end_ms: int | None = None
+def _requests(
+    client: Client, inputs: ModelInputs, views: dict[str, Definition], start_ms: int | None, end_ms: int | None
 ) -> pd.DataFrame:
-    """Records of a topic in its order, times as epoch milliseconds."""
-    chosen = ", ".join(f"`{name}`" for name in columns)
-    where = _between(start_ms, end_ms)
-    return client.query_df(
-        f"SELECT {chosen}, toUnixTimestamp64Milli(event_time) AS event_time FROM {DATABASE}.{table_name(topic)} "
-        f"WHERE {where} ORDER BY {PARTITION}, {OFFSET}"
+    """Event time and entities of each request, by its id."""
+    table = table_name(inputs.requests)
+    found = client.query("SELECT name FROM system.columns WHERE database = {d:String} AND table = {t:String}",
+                         parameters={"d": DATABASE, "t": table}).result_rows  # fmt: skip
+    there = {str(row[0]) for row in found}
+    keys = sorted({key for each in views.values() for key in each.keys})
+    listed = ", ".join(f"`{name}`" for name in [inputs.request_id, *(key for key in keys if key in there)])
+    frame = client.query_df(
+        f"SELECT {listed}, toUnixTimestamp64Milli(event_time) AS event_time FROM {DATABASE}.{table} "
+        f"WHERE {_between(start_ms, end_ms)} ORDER BY {PARTITION}, {OFFSET}",
+        settings=dict(SETTINGS),
     )
+    # A key that requests do not have is the model's own.
+    frame = frame.assign(**{key: inputs.model for key in keys if key not in there})
+    return frame if frame.empty else frame.set_index(inputs.request_id)
 
 
-def _predictions(client: Client, model: str, start_ms: int | None, end_ms: int | None) -> pd.DataFrame:
-    table = f"predictions_{model}"
+def _predictions(client: Client, inputs: ModelInputs, start_ms: int | None, end_ms: int | None) -> pd.DataFrame:
+    table = f"predictions_{inputs.model}"
     names = client.query(
         f"SELECT name, type FROM system.columns WHERE database = '{DATABASE}' AND table = '{table}'"
     ).result_rows
     wanted = [(str(name), "DateTime64" in str(kind)) for name, kind in names if "__" in str(name)]
     chosen = ", ".join(f"toUnixTimestamp64Milli(`{n}`) AS `{n}`" if time else f"`{n}`" for n, time in wanted)
-    frame = client.query_df(f"SELECT request_id, {chosen} FROM {DATABASE}.{table} WHERE {_between(start_ms, end_ms)}")
-    return frame.set_index("request_id")
+    frame = client.query_df(
+        f"SELECT request_id, {chosen} FROM {DATABASE}.{table} WHERE {_between(start_ms, end_ms)}",
+        settings=dict(SETTINGS),
+    )
+    return frame if frame.empty else frame.set_index("request_id")
+
+
+def _logged(meaning: Definition, logged: pd.DataFrame) -> pd.DataFrame:
+    """A view's part of the predictions, under the names the view has for them."""
+    names = [*(each.name for each in meaning.features), *meaning.latest]
+    columns = {column_of(meaning.name, name): name for name in names} | {time_of(meaning.name): EVENT_TIME}
+    return logged[list(columns)].rename(columns=columns)
 
 
 def _between(start_ms: int | None, end_ms: int | None) -> str:
@@ -128,12 +147,12 @@ def _between(start_ms: int | None, end_ms: int | None) -> str:
     return " AND ".join(parts)
 
 
-def _ages(requests: pd.DataFrame, logged: pd.DataFrame) -> dict[str, dict[str, float]]:
+def _ages(views: dict[str, Definition], requests: pd.DataFrame, logged: pd.DataFrame) -> dict[str, dict[str, float]]:
     ages = {}
-    for view in VIEWS:
-        row_ms = logged[f"{view.name}__event_time"].reindex(requests.index).to_numpy(dtype=float, na_value=np.nan)
-        age = (requests["event_time"].to_numpy(dtype=float) - row_ms) / 1000
+    for name in views:
+        row_ms = logged[time_of(name)].reindex(requests.index).to_numpy(dtype=float, na_value=np.nan)
+        age = (requests[EVENT_TIME].to_numpy(dtype=float) - row_ms) / 1000
         known = age[~np.isnan(age)]
         if len(known):
-            ages[view.name] = {"median": float(np.median(known)), "p99": float(np.percentile(known, 99))}
+            ages[name] = {"median": float(np.median(known)), "p99": float(np.percentile(known, 99))}
     return ages

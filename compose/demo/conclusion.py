@@ -14,9 +14,10 @@ from compose.demo.summary import Summary, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
 from compose.reading import client_of
-from compose.services import INPUTS_FILE
+from compose.services import INPUTS_FILE, REPO
 from compose.verification import verify
 from features.compiler.inputs import read_inputs
+from features.compiler.repo import load_repo
 from jobs.serving import Scorer
 
 __all__ = ["conclude", "failure", "first_model", "half_year_model"]
@@ -50,7 +51,7 @@ def conclude(
     client = client_of(at.clickhouse)
     ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
     found = first_model(at.kafka)
-    verification = verify(client, mode, progress=progress) if mode else None
+    verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
     return summarize(
         at.kafka,
         client,

@@ -1,5 +1,6 @@
 """A Feast repo that knows nothing of Headwater, from its topic to stock `get_online_features`."""
 
+import json
 import math
 import os
 import shutil
@@ -19,6 +20,9 @@ from feast import FeatureStore
 from compose.local.home import Home
 from compose.local.platform import Platform, Running, local_services
 from compose.projects import services
+from compose.reading import client_of
+from compose.served import verify_rows
+from features.comparison import Parity
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
 from schemas.codec import Codec
@@ -48,7 +52,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def headwater(platform: Platform, *arguments: str, status: int = 0) -> str:
+def headwater(platform: Platform, *arguments: str, status: int = 0, said: bool = False) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "compose.cli", *arguments],
         env={**os.environ, "HEADWATER_HOME": str(platform.home.root)},
@@ -58,7 +62,7 @@ def headwater(platform: Platform, *arguments: str, status: int = 0) -> str:
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout if status == 0 else done.stderr
+    return done.stdout if status == 0 or said else done.stderr
 
 
 def orders(seed: int, count: int) -> list[Record]:
@@ -135,14 +139,14 @@ def spending_of(records: list[Record], until_ms: int) -> Record:
 
 
 def abroad_of(records: list[Record], until_ms: int) -> Record:
-    window = 6 * HOUR_MS
     mine = [each for each in records if each["buyer"]["country"] not in (None, "NL")]
-    found = inside(mine, last_row_ms(mine, 30_000, [(window, window)], until_ms), window)
+    at = last_row_ms(mine, 30_000, [(6 * HOUR_MS, 6 * HOUR_MS), (HOUR_MS, HOUR_MS)], until_ms)
+    found = inside(mine, at, 6 * HOUR_MS)
     return {
         "countries": len({each["buyer"]["country"] for each in found}),
         "lines_max": max((len(each["lines"]) for each in found), default=None),
         "last_channel": found[-1]["channel"] if found else None,
-        "orders": len(found),
+        "orders": len(inside(mine, at, HOUR_MS)),
     }
 
 
@@ -194,3 +198,66 @@ def test_what_is_served_is_what_was_defined(platform: Platform, repo: Path) -> N
     running = Running.find(platform.home)
     assert running is not None
     assert {"archiver-shop", "pusher-shop"} <= set(running.services)
+    verified(platform, repo)
+    planted(platform, repo)
+
+
+def verified(platform: Platform, repo: Path) -> None:
+    """Every row agrees, once the archive has them all."""
+    deadline = time.monotonic() + 30
+    while (found := verify(platform, repo)).mismatches and time.monotonic() < deadline:
+        time.sleep(1)
+    assert found.mismatches == 0, found.examples
+    assert found.compared > 50_000
+    assert found.by_feature["spending__typical"].tolerance == 0.01
+    some = ("--view", "abroad", "--from", "2023-11-20", "--to", "2023-12-05", "--json")
+    said = json.loads(headwater(platform, "verify", "--repo", str(repo), *some))
+    assert said["mismatches"] == 0
+    assert 0 < said["compared"] < found.compared
+
+
+def planted(platform: Platform, repo: Path) -> None:
+    """Each error is found by name: first in the definitions, which then are not what ran, then in what was stored."""
+    definitions = repo / "definitions.py"
+    whole = definitions.read_text()
+    for there, instead, feature in (
+        (
+            'time_window=timedelta(hours=1), name="orders"',  # a window too long by one tile
+            'time_window=timedelta(hours=1, seconds=30), slide_interval=timedelta(hours=1), name="orders"',
+            "abroad__orders",
+        ),
+        (
+            'column="amount", function="count", time_window=w, slide_interval=s',  # nulls counted
+            'column="*", function="count", time_window=w, slide_interval=s, '
+            'name=f"count_amount_{int(w.total_seconds())}s"',
+            "spending__count_amount_86400s",
+        ),
+        ("<> 'NL'", "IS DISTINCT FROM 'NL'", "abroad__orders"),
+    ):
+        assert there in whole
+        definitions.write_text(whole.replace(there, instead))
+        found = verify(platform, repo)
+        wrong = [name for name, each in found.by_feature.items() if each.mismatches]
+        assert feature in wrong, (instead, wrong)
+    assert "mismatches" in headwater(platform, "verify", "--repo", str(repo), "--view", "abroad", status=1, said=True)
+    definitions.write_text(whole)
+    client = client_of(platform.endpoints.clickhouse)
+    first = "(SELECT min(event_time) FROM headwater.features_abroad)"
+    for table, changed, count in (
+        ("features_latest_order", "* REPLACE (event_time + INTERVAL 1 HOUR AS event_time)", "unexpected"),  # a timezone
+        ("features_abroad", f"* FROM headwater.features_abroad WHERE event_time > {first}", "missing"),
+        ("shop_orders", "* FROM headwater.shop_orders WHERE _offset <> 100", "mismatches"),  # a record more was counted
+    ):
+        client.command(f"CREATE TABLE headwater.changed AS headwater.{table}")
+        source = "" if " FROM " in changed else f" FROM headwater.{table}"
+        client.command(f"INSERT INTO headwater.changed SELECT {changed}{source}")
+        client.command(f"EXCHANGE TABLES headwater.changed AND headwater.{table}")
+        assert getattr(verify(platform, repo), count) > 0, table
+        client.command(f"EXCHANGE TABLES headwater.changed AND headwater.{table}")
+        client.command("DROP TABLE headwater.changed SYNC")
+    assert verify(platform, repo).mismatches == 0
+
+
+def verify(platform: Platform, repo: Path) -> Parity:
+    at = platform.endpoints
+    return verify_rows(client_of(at.clickhouse), at.kafka, load_repo(repo).views.values()).parity

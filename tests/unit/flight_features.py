@@ -1,7 +1,7 @@
 """The flights' features computed again, by pandas and numpy, from their meaning alone.
 
-An independent witness for what the stream computes: it shares no code with the compiler, so that both can only agree
-by being right. The definitions are written out here a second time on purpose.
+A witness for the witness: the definitions are written out here a second time on purpose, so that a wrong definition
+shows, too.
 
 - A windowed view has a row for a key at each slide boundary s (multiples of the slide since the epoch) while its
   longest window (s - W, s] holds events of the key, and one more when it no longer does: counts 0, means null.
@@ -10,14 +10,12 @@ by being right. The definitions are written out here a second time on purpose.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-
-__all__ = ["VIEWS", "Latest", "Parity", "Windowed", "as_of", "compare"]
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -248,81 +246,3 @@ def _latest(view: Latest, log: _Log, asked: Ints, known: NDArray[np.bool_]) -> d
     result[f"{view.name}__event_time"] = pd.array(log.times[place] if len(log.times) else place, dtype="Int64")
     result[f"{view.name}__event_time"][~there] = pd.NA
     return result
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Expected against logged.
-
-    Attributes
-    ----------
-    compared : int
-        Values, null or not.
-    mismatches : int
-    worst_relative_error : float
-        Among values that are not null on both sides; relative to the larger of the expected value and 1.
-    by_column : dict of str to int
-        Mismatches, where there are any.
-    examples : tuple of dict
-        ``request``, ``column``, ``expected``, ``logged`` of the first few.
-    """
-
-    compared: int
-    mismatches: int
-    worst_relative_error: float
-    by_column: dict[str, int] = field(default_factory=dict)
-    examples: tuple[dict[str, Any], ...] = ()
-
-
-def compare(expected: pd.DataFrame, logged: pd.DataFrame, tolerance: float = 1e-9, examples: int = 10) -> Parity:
-    """Compare every value of the expected columns with what was logged.
-
-    Counts, last values and times must be equal; means and shares may differ by the tolerance, since their sums may
-    have been added up in another order.
-
-    Parameters
-    ----------
-    expected, logged : DataFrame
-        Indexed by request, each request once; times of `logged` as epoch milliseconds.
-    tolerance : float
-        Relative.
-    examples : int
-        How many mismatches to describe.
-
-    Raises
-    ------
-    ValueError
-        Where a request or a column of the expected is not among the logged, or a request is there twice.
-    """
-    if missing := sorted(set(expected.columns) - set(logged.columns)):
-        raise ValueError(f"expected logged columns {missing}, got {sorted(logged.columns)}")
-    if not logged.index.is_unique or not expected.index.is_unique:
-        raise ValueError("expected every request once, got some twice")
-    if lost := len(expected.index.difference(logged.index)):
-        raise ValueError(f"expected all {len(expected)} requests to be logged, {lost} are not")
-    logged = logged.loc[expected.index]
-    worst, by_column = 0.0, {}
-    shown: list[dict[str, Any]] = []
-    for column in expected.columns:
-        want = expected[column].to_numpy(dtype=np.float64, na_value=np.nan)
-        got = logged[column].to_numpy(dtype=np.float64, na_value=np.nan)
-        error = np.abs(got - want) / np.maximum(np.abs(want), 1.0)
-        both_null = np.isnan(want) & np.isnan(got)
-        wrong = ~(both_null | (error <= (tolerance if _is_mean(column) else 0.0)))
-        worst = max(worst, float(np.nanmax(error, initial=0.0)))
-        if wrong.any():
-            by_column[column] = int(wrong.sum())
-            for at in np.flatnonzero(wrong)[: max(examples - len(shown), 0)]:
-                shown.append(
-                    {
-                        "request": expected.index[at],
-                        "column": column,
-                        "expected": None if np.isnan(want[at]) else float(want[at]),
-                        "logged": None if np.isnan(got[at]) else float(got[at]),
-                    }
-                )
-    return Parity(expected.size, sum(by_column.values()), worst, by_column, tuple(shown))
-
-
-def _is_mean(column: str) -> bool:
-    return "_mean_" in column or "_share_" in column

@@ -6,9 +6,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from flight_features import as_of
 
 from compose.demo.flights import fault, load_events
-from features.parity import as_of
 from monitors.evaluate import TILE_MS, ModelMonitor, sketch_losses
 from monitors.incidents import Alert
 from monitors.reference import ColumnSpec, Reference, UnusableReferenceError

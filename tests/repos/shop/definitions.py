@@ -98,7 +98,7 @@ abroad = StreamFeatureView(
         ),
         Aggregation(column="line_count", function="max", time_window=timedelta(hours=6), name="lines_max"),
         Aggregation(column="channel", function="last", time_window=timedelta(hours=6), name="last_channel"),
-        Aggregation(column="*", function="count", time_window=timedelta(hours=6), name="orders"),
+        Aggregation(column="*", function="count", time_window=timedelta(hours=1), name="orders"),
     ],
 )
 

@@ -1,0 +1,183 @@
+"""What the stream served, held against the witness: every row of a view's topic, computed again from its records."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import pandas as pd
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import Message
+from feast import StreamFeatureView
+
+from compose.history import archive_of, check, settled_ms
+from compose.reading import TopicReader
+from features.comparison import Parity, compare_rows, magnitudes, together
+from features.compiler.clickhouse import SETTINGS, CompiledHistory, compile_history
+from features.compiler.definition import ANY, Definition, definition
+from features.compiler.flink import ROWTIME
+from features.compiler.sources import stream_source
+from features.compiler.topics import EVENT_TIME, feature_topic
+from features.witness import rows
+from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
+from schemas.topics import LATE_SUFFIX
+
+__all__ = ["Served", "late_places", "records_of", "verify_rows"]
+
+Places = frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a comparison came to.
+
+    Attributes
+    ----------
+    records, rows : int
+        That were read.
+    late : int
+        Records that the stream had set aside, and that do not count therefore.
+    parity : Parity
+        Features are called ``<view>__<feature>``.
+    """
+
+    records: int
+    rows: int
+    late: int
+    parity: Parity
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"records": self.records, "rows": self.rows, "late": self.late, **asdict(self.parity)}
+
+
+def verify_rows(
+    client: Client,
+    kafka: str,
+    views: Iterable[StreamFeatureView],
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    progress: Callable[[str], object] = lambda _: None,
+) -> Served:
+    """Compare the archived rows of views with what their archived records should have given.
+
+    Parameters
+    ----------
+    client : Client
+        Of the archive.
+    kafka : str
+        ``host:port``; there it is written which records came too late to count.
+    views : iterable of StreamFeatureView
+    start_ms, end_ms : int, optional
+        Event time of rows, [start, end); UTC epoch milliseconds. No row is looked at that a record which is still in
+        time could change.
+    progress : callable
+        Told what is going on.
+
+    Raises
+    ------
+    compose.history.HistoryError
+        Where a view's records or rows are not archived, or its transformation does not run in ClickHouse.
+    """
+    parities: dict[str, Parity] = {}
+    records = served = late = 0
+    for view in views:
+        settled = settled_ms(client, view, archive_of(client, view))
+        end = settled if end_ms is None else min(end_ms, settled)
+        progress(f"{view.name}: reading records")
+        meaning = definition(view)
+        events, aside = records_of(client, kafka, view, start_ms, end)
+        progress(f"{view.name}: reading rows")
+        got = _rows(client, view, meaning, start_ms, end)
+        progress(f"{view.name}: computing the rows of {len(events):,} records again")
+        expected = _between(rows(meaning, events, end - 1), start_ms)
+        scale = _between(rows(meaning, magnitudes(meaning, events), end - 1), start_ms)
+        parities[view.name] = compare_rows(meaning, expected, got, scale)
+        records, served, late = records + len(events), served + len(got), late + aside
+    return Served(records, served, late, together(parities))
+
+
+def late_places(kafka: str, topic: str) -> Places:
+    """Partition and offset of the records of a topic that were set aside as late."""
+    found: set[tuple[int, int]] = set()
+
+    def take(messages: list[Message]) -> None:
+        for each in messages:
+            headers = dict(cast(list[tuple[str, bytes]], each.headers() or []))
+            found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
+
+    reader = TopicReader(kafka, [topic + LATE_SUFFIX])
+    try:
+        reader.read(take)
+    finally:
+        reader.close()
+    return frozenset(found)
+
+
+def records_of(
+    client: Client, kafka: str, view: StreamFeatureView, start_ms: int | None = None, end_ms: int | None = None
+) -> tuple[pd.DataFrame, int]:
+    """The archived records that a view counts, and how many it does not because they came too late.
+
+    Parameters
+    ----------
+    client, kafka, view
+        See :func:`verify_rows`.
+    start_ms, end_ms : int, optional
+        Of the rows that they are wanted for.
+
+    Returns
+    -------
+    records : DataFrame
+        Join keys, columns and ``event_time`` as int64 epoch milliseconds, behind the view's transformation, in topic
+        order: what :mod:`features.witness` takes.
+    late : int
+    """
+    compiled = compile_history(view, archive_of(client, view), start_ms, end_ms)
+    check(client, compiled)
+    found = _records(client, compiled, definition(view))
+    events = found[~_among(found, late_places(kafka, stream_source(view).kafka_options.topic))]
+    return events, len(found) - len(events)
+
+
+def _records(client: Client, compiled: CompiledHistory, meaning: Definition) -> pd.DataFrame:
+    """Keys, columns and event time of the records behind the view's transformation, in topic order."""
+    columns = {*meaning.keys, *meaning.latest, *(each.column for each in meaning.features)} - {ANY}
+    listed = ", ".join(f"{_path(name)} AS `{name}`" for name in sorted(columns))
+    frame = client.query_df(
+        f"SELECT {listed}, toUnixTimestamp64Milli(`{ROWTIME}`) + 1 AS `{EVENT_TIME}`, `{PARTITION}`, `{OFFSET}` "
+        f"FROM ({compiled.input}) ORDER BY `{PARTITION}`, `{OFFSET}`",
+        settings=dict(compiled.settings),
+    )
+    if frame.empty:
+        return pd.DataFrame(columns=[*sorted(columns), EVENT_TIME, PARTITION, OFFSET]).astype({EVENT_TIME: "int64"})
+    return frame.astype({EVENT_TIME: "int64"})
+
+
+def _rows(
+    client: Client, view: StreamFeatureView, meaning: Definition, start_ms: int | None, end_ms: int
+) -> pd.DataFrame:
+    names = [*meaning.keys, *(each.name for each in meaning.features), *meaning.latest]
+    listed = ", ".join(f"`{name}`" for name in names)
+    after = "" if start_ms is None else f" AND event_time >= fromUnixTimestamp64Milli(toInt64({start_ms}), 'UTC')"
+    frame = client.query_df(
+        f"SELECT {listed}, toUnixTimestamp64Milli(event_time) AS event_time "
+        f"FROM {DATABASE}.`{table_name(feature_topic(view).name)}` "
+        f"WHERE event_time < fromUnixTimestamp64Milli(toInt64({end_ms}), 'UTC'){after} "
+        f"ORDER BY `{PARTITION}`, `{OFFSET}`",
+        settings=dict(SETTINGS),
+    )
+    return frame if len(frame) else pd.DataFrame(columns=[*names, EVENT_TIME])
+
+
+def _among(frame: pd.DataFrame, places: Places) -> pd.Series:
+    if not places:
+        return pd.Series(False, index=frame.index)
+    return pd.Series(list(zip(frame[PARTITION], frame[OFFSET], strict=True)), index=frame.index).isin(places)
+
+
+def _between(frame: pd.DataFrame, start_ms: int | None) -> pd.DataFrame:
+    return frame if start_ms is None else frame[frame[EVENT_TIME] >= start_ms]
+
+
+def _path(column: str) -> str:
+    return ".".join(f"`{part}`" for part in column.split("."))
