@@ -13,7 +13,7 @@ from typing import Any
 from compose.local.home import Home, PlatformError, write_text
 from compose.local.services import Service, python_module
 from schemas.tables import columns
-from schemas.topics import Topic
+from schemas.topics import TOPICS, Topic
 
 __all__ = ["Project", "project_of", "registered", "services", "write_topics"]
 
@@ -51,7 +51,7 @@ class Project:
         Raises
         ------
         PlatformError
-            Where another repo goes by the same name there.
+            Where another repo goes by the same name there, or a view of another by the same name as one of this.
         """
         file = _folder(home) / f"{self.name}.json"
         if file.exists() and (other := Path(json.loads(file.read_text())["repo"])) != self.repo:
@@ -59,9 +59,17 @@ class Project:
                 f"The platform runs a project {self.name!r} from {other} already; give this one another name in its "
                 "feature_store.yaml."
             )
+        others = _topics_of_others(home, self.name)
+        for each in self.topics:
+            if each.name.startswith("features.") and each.name in others:
+                raise PlatformError(
+                    f"The topic {each.name} holds the rows of a view of {others[each.name]} on this platform; give the "
+                    "view another name."
+                )
         topics = _topics_file(home, self.name)
         topics.parent.mkdir(parents=True, exist_ok=True)
-        lacking = self.unarchived()
+        # What another archives already must not be written to the same table twice.
+        lacking = {*self.unarchived(), *others}
         write_topics(topics, [each for each in self.topics if each.name not in lacking])
         views = [each.name for each in self.topics if each.name.startswith("features.")]
         write_text(file, json.dumps({"repo": str(self.repo), "views": views}))
@@ -121,17 +129,29 @@ def registered(home: Home) -> dict[str, dict[str, Any]]:
 def services(home: Home) -> Iterator[Service]:
     """The services of every registered project."""
     for name, found in registered(home).items():
-        yield Service(
-            name=f"archiver-{name}",
-            argv=python_module("jobs.archive", "--topics", "", "--derived", _topics_file(home, name)),
-            depends_on=("kafka", "clickhouse"),
-        )
+        if json.loads((archived := _topics_file(home, name)).read_text()):
+            yield Service(
+                name=f"archiver-{name}",
+                argv=python_module("jobs.archive", "--topics", "", "--derived", archived),
+                depends_on=("kafka", "clickhouse"),
+            )
         topics = ",".join(found["views"])
         yield Service(
             name=f"pusher-{name}",
             argv=python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
             depends_on=("kafka",),
         )
+
+
+def _topics_of_others(home: Home, name: str) -> dict[str, str]:
+    """Topics that are archived and served already, and whose they are."""
+    found = dict.fromkeys(TOPICS, "the flights")
+    if (flights := home.path("topics.json")).exists():
+        found |= {each["name"]: "the flights" for each in json.loads(flights.read_text())}
+    for other in registered(home):
+        if other != name and (file := _topics_file(home, other)).exists():
+            found |= {each["name"]: f"the project {other}" for each in json.loads(file.read_text())}
+    return found
 
 
 def _folder(home: Home) -> Path:

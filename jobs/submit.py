@@ -25,6 +25,7 @@ __all__ = ["Plan", "build", "main"]
 # Event time that one topic may be ahead of another: enough to keep batches full at replay speed, little enough that
 # joins hold days and not months.
 ALIGNMENT = "5 d"
+IDLE = "5 s"
 REPO = Path(__file__).parents[1] / "features"
 
 
@@ -96,7 +97,9 @@ def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
     ends_here = job in ("drift", "baseline")
     # The connector fails where it is to pause a bounded partition that it has read to its end.
     align = "" if ends_here or plan.bounded else ALIGNMENT
-    broker = Broker(plan.kafka, job, align=align, carries=not ends_here, bounded=plan.bounded)
+    # The partitions of somebody else's topic need not all be in use, and nobody sends heartbeats to those that are not.
+    idle = IDLE if job.startswith("features-") else ""
+    broker = Broker(plan.kafka, job, align=align, carries=not ends_here, idle=idle, bounded=plan.bounded)
     if job == "features" or job.startswith("features-"):
         from jobs import features
 

@@ -60,6 +60,9 @@ class Broker:
         Whether what the job writes carries its watermark on to the next: then watermarks follow every record.
     step_ms : int
         Watermarks are multiples of this, whole seconds; 0 leaves them as they come.
+    idle : str
+        A partition without records for so long, a Flink duration, does not hold the others back; what comes to it
+        later may be late. Empty: they wait for ever, which is what a replay wants.
     bounded : bool
         Read what there is and end, as a measurement does.
     """
@@ -70,6 +73,7 @@ class Broker:
     align_ms: int = 200
     carries: bool = False
     step_ms: int = 0
+    idle: str = ""
     bounded: bool = False
 
 
@@ -310,6 +314,8 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         # A row carries the watermark of the row before it. Emitted by the clock, watermarks lay days of a replay
         # behind the rows they came with, and in a replay that paused there they stayed.
         options["scan.watermark.emit.strategy"] = "on-event"
+    if broker.idle:
+        options["scan.watermark.idle-timeout"] = broker.idle
     if broker.align:
         # Without this a replay reads one topic months ahead of another and joins hold the difference in state.
         options |= {

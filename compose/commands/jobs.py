@@ -57,4 +57,5 @@ def cancel(target: str, names: tuple[str, ...]) -> None:
     book = job_book(target)
     for name in names:
         book.cancel(name)
-        click.echo(f"Cancelled {name}. `headwater submit {name}` goes on from its last checkpoint.")
+        job = "features --repo DIR" if name.startswith("features-") else name
+        click.echo(f"Cancelled {name}. `headwater submit {job}` goes on from its last checkpoint.")

@@ -41,7 +41,7 @@ class JobRecord:
     Attributes
     ----------
     name : str
-        features, scoring or drift.
+        features, scoring or drift; features-PROJECT for a Feast repo of its own.
     options : tuple of str
         Options of ``jobs.submit``.
     ids : tuple of str

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
 
 from compose.local.home import Home
@@ -93,9 +94,11 @@ def send(platform: Platform, codec: Codec, records: list[Record], until_ms: int)
         value = codec.encode(each | {"placed": datetime.fromtimestamp(each["placed"] / 1000, UTC)})
         # What Feast means by Avro, and what the clients of a registry write: the repo does not say which.
         value = value[5:] if number % 2 else b"\0\0\0\0" + bytes([number % 7 + 1]) + value[5:]
-        producer.produce("shop.orders", value=value, timestamp=each["placed"])
+        partition = int((each["buyer"]["id"] or "c0")[1:]) % 2
+        producer.produce("shop.orders", value=value, timestamp=each["placed"], partition=partition)
         producer.poll(0)
-    producer.produce("shop.orders", value=None, timestamp=until_ms)
+    for partition in range(2):  # the third is never used
+        producer.produce("shop.orders", value=None, timestamp=until_ms, partition=partition)
     assert producer.flush(30) == 0
 
 
@@ -167,6 +170,8 @@ def same(got: Any, want: Any, name: str) -> bool:
 def test_what_is_served_is_what_was_defined(platform: Platform, repo: Path) -> None:
     records = orders(7, 1200)
     source = load_repo(repo).kafka_source("orders")
+    admin = AdminClient({"bootstrap.servers": platform.endpoints.kafka})
+    admin.create_topics([NewTopic("shop.orders", 3, 1)])["shop.orders"].result()
     assert "features-shop runs as" in headwater(platform, "submit", "features", "--repo", str(repo))
     until_ms = records[-1]["placed"] + HOUR_MS
     send(platform, Codec(avro_schema(source), schema_id(source)), records, until_ms)
