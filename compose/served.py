@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any, cast
 
 import pandas as pd
@@ -148,6 +149,8 @@ def _records(client: Client, compiled: CompiledHistory, meaning: Definition) -> 
         f"FROM ({compiled.input}) ORDER BY `{PARTITION}`, `{OFFSET}`",
         settings=dict(compiled.settings),
     )
+    for name in frame.columns[[isinstance(each, Decimal) for each in frame.iloc[0]]] if len(frame) else ():
+        frame[name] = frame[name].astype(float)
     if frame.empty:
         return pd.DataFrame(columns=[*sorted(columns), EVENT_TIME, PARTITION, OFFSET]).astype({EVENT_TIME: "int64"})
     return frame.astype({EVENT_TIME: "int64"})

@@ -24,7 +24,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from schemas.batch import BatchDecoder
+from schemas.batch import BatchDecoder, nulls_through
 from schemas.codec import DecodeError
 from schemas.tables import DATABASE, OFFSET, PARTITION, columns, create_table, table_name
 from schemas.topics import DLQ_SUFFIX, WITH_PROGRESS, Topic
@@ -245,7 +245,7 @@ class Archiver:
             partitions, offsets = [partitions[i] for i in kept], [offsets[i] for i in kept]
             for index, error in bad:
                 self._bury(batch.messages[index], error)
-        table = pa.Table.from_batches([decoded])
+        table = pa.Table.from_arrays([nulls_through(each) for each in decoded.columns], names=decoded.schema.names)
         table = table.append_column(PARTITION, pa.array(partitions, pa.int32()))
         return table.append_column(OFFSET, pa.array(offsets, pa.int64()))
 

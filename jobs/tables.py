@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.compiler.flink import interval
-from schemas.codec import Codec
+from schemas.codec import Codec, field_kinds
 from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX, Topic
 
 __all__ = [
@@ -78,8 +78,11 @@ class Broker:
 
 
 def avro_columns(schema: Mapping[str, Any]) -> dict[str, str]:
-    """Column names and SQL types of an Avro record, in order, all nullable: the format is driven by the schema."""
-    return {field["name"]: sql_type(field["type"]) for field in schema["fields"]}
+    """Column names and SQL types of an Avro record, in order, all nullable: the format is driven by the schema.
+
+    A field of a type that SQL has not, a union of several types or a record within itself, is left out.
+    """
+    return field_kinds(schema, sql_type)[0]
 
 
 def sql_type(avro: Any) -> str:
@@ -87,12 +90,13 @@ def sql_type(avro: Any) -> str:
 
     Raises
     ------
-    ValueError
+    TypeError
         For a union of more than null and one type.
     """
     if isinstance(avro, list):
-        (inner,) = [each for each in avro if each != "null"]
-        return sql_type(inner)
+        if len(inner := [each for each in avro if each != "null"]) != 1:
+            raise TypeError(f"expected a union of null and one type, got {avro}")
+        return sql_type(inner[0])
     if isinstance(avro, str):
         return _SQL[avro]
     logical = avro.get("logicalType")
@@ -112,8 +116,8 @@ def sql_type(avro: Any) -> str:
     if kind == "map":
         return f"MAP<STRING, {sql_type(avro['values'])}>"
     if kind == "record":
-        inner = ", ".join(f"`{field['name']}` {sql_type(field['type'])}" for field in avro["fields"])
-        return f"ROW<{inner}>"
+        listed = ", ".join(f"`{field['name']}` {sql_type(field['type'])}" for field in avro["fields"])
+        return f"ROW<{listed}>"
     if kind == "fixed":
         return "BYTES"
     return sql_type(kind)
@@ -149,7 +153,8 @@ def event_source(
     shift_ms : int
         How far ``rowtime`` lies before event time: 1 where windows read it, which makes them open on the left.
     """
-    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(schema).items())
+    usable = avro_columns(schema)
+    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in usable.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
     options = {**_reader(broker, name), **_value(schema, schema_id)}
     records = (
@@ -164,7 +169,7 @@ def event_source(
         f"  `rowtime` AS COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`) - {interval(shift_ms)},\n"
         f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
     )
-    names = ", ".join(f"`{column}`" for column in avro_columns(schema))
+    names = ", ".join(f"`{column}`" for column in usable)
     events = (
         f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
         f"WHERE `decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"

@@ -9,15 +9,16 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import fastavro
 from fastavro.schema import to_parsing_canonical_form
 
-__all__ = ["ANY_ID", "Codec", "DecodeError", "bodies_of", "derived_id"]
+__all__ = ["ANY_ID", "Codec", "DecodeError", "bodies_of", "derived_id", "expanded", "field_kinds"]
 
 ANY_ID = 0
+T = TypeVar("T")
 
 _HEADER = struct.Struct(">bI")
 _DERIVED_BIT = 1 << 30
@@ -112,3 +113,81 @@ def bodies_of(value: bytes, schema_id: int) -> tuple[int, ...]:
     if found != schema_id:
         raise DecodeError(f"expected schema id {schema_id}, got {found}")
     return (_HEADER.size,)
+
+
+def expanded(avro: Any) -> Any:
+    """An Avro type with every reference to a named type replaced by its definition: to look at, not to parse.
+
+    Raises
+    ------
+    TypeError
+        For a type that contains itself, and for a name that is not defined before it is used.
+    """
+    return _expanded(avro, {}, (), "")
+
+
+def field_kinds(schema: Mapping[str, Any], kind_of: Callable[[Any], T]) -> tuple[dict[str, T], dict[str, str]]:
+    """What each field of a record is elsewhere, and why some are nothing there.
+
+    Parameters
+    ----------
+    schema : mapping
+        An Avro record schema.
+    kind_of : callable
+        Of an Avro type without references to named ones; raises TypeError.
+
+    Returns
+    -------
+    kinds : dict of str to T
+    refused : dict of str to str
+    """
+    usable: list[Any] = []
+    kinds: dict[str, T] = {}
+    refused: dict[str, str] = {}
+    for field in schema["fields"]:
+        try:
+            last = expanded({**schema, "fields": [*usable, field]})["fields"][-1]
+            kinds[field["name"]] = kind_of(last["type"])
+            usable.append(field)
+        except TypeError as exc:
+            refused[field["name"]] = str(exc)
+    return kinds, refused
+
+
+_NAMED = ("record", "enum", "fixed", "error")
+_PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
+
+
+def _expanded(avro: Any, known: dict[str, Any], inside: tuple[str, ...], space: str) -> Any:
+    if isinstance(avro, list):
+        return [_expanded(each, known, inside, space) for each in avro]
+    if isinstance(avro, str):
+        if avro in _PRIMITIVES:
+            return avro
+        name = avro if avro in known or not space else f"{space}.{avro}"
+        if name in inside:
+            raise TypeError(f"expected no type that contains itself, got {name}")
+        if name not in known:
+            raise TypeError(f"expected a type that is defined before it is used, got {avro}")
+        return known[name]
+    kind = avro["type"]
+    if isinstance(kind, dict | list):
+        return _expanded(kind, known, inside, space)
+    if kind == "array":
+        return {**avro, "items": _expanded(avro["items"], known, inside, space)}
+    if kind == "map":
+        return {**avro, "values": _expanded(avro["values"], known, inside, space)}
+    if kind not in _NAMED:
+        return avro if kind in _PRIMITIVES else _expanded(kind, known, inside, space)
+    own = avro.get("namespace", space)
+    name = avro["name"] if "." in avro["name"] or not own else f"{own}.{avro['name']}"
+    found = dict(avro)
+    if "fields" in avro:
+        # Known while its fields are looked at, so that one which leads back here is told from an unknown name.
+        known[name] = found
+        space = name.rpartition(".")[0]
+        found["fields"] = [
+            {**field, "type": _expanded(field["type"], known, (*inside, name), space)} for field in avro["fields"]
+        ]
+    known[name] = found
+    return found

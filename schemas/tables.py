@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from schemas.codec import field_kinds
 from schemas.topics import Topic
 
 __all__ = ["DATABASE", "OFFSET", "PARTITION", "column_type", "columns", "create_table", "order_by", "table_name"]
@@ -19,6 +20,13 @@ _PRIMITIVES = {
     "double": "Float64",
     "boolean": "Bool",
 }
+_LOGICAL = {
+    "timestamp-millis": "DateTime64(3, 'UTC')",
+    "timestamp-micros": "DateTime64(6, 'UTC')",
+    "local-timestamp-millis": "DateTime64(3, 'UTC')",
+    "local-timestamp-micros": "DateTime64(6, 'UTC')",
+    "date": "Date32",
+}
 
 
 def table_name(topic: str) -> str:
@@ -26,10 +34,16 @@ def table_name(topic: str) -> str:
     return topic.replace(".", "_")
 
 
-def column_type(avro: Any) -> str:
-    """The ClickHouse type of an Avro type.
+def column_type(avro: Any, in_null: bool = False) -> str:
+    """The ClickHouse type of an Avro type without references to named ones, see :func:`schemas.codec.expanded`.
 
-    Arrays and records cannot be null in ClickHouse: a null one becomes empty.
+    Arrays, maps and records cannot be null in ClickHouse: of null, arrays and maps become empty, records hold nulls.
+
+    Parameters
+    ----------
+    avro : Any
+    in_null : bool
+        A field of a record that may be null.
 
     Raises
     ------
@@ -38,34 +52,45 @@ def column_type(avro: Any) -> str:
     """
     if isinstance(avro, list):
         rest = [each for each in avro if each != "null"]
-        if len(rest) == 1:
-            inner = column_type(rest[0])
-            return inner if inner.startswith(("Array(", "Tuple(")) else f"Nullable({inner})"
-    elif isinstance(avro, str) and avro in _PRIMITIVES:
-        return _PRIMITIVES[avro]
-    elif isinstance(avro, Mapping):
-        kind = avro["type"]
-        if avro.get("logicalType") == "timestamp-millis":
-            return "DateTime64(3, 'UTC')"
-        if kind == "enum":
-            return "String"
-        if kind == "array":
-            return f"Array({column_type(avro['items'])})"
-        if kind == "record":
-            return "Tuple(" + ", ".join(f"`{f['name']}` {column_type(f['type'])}" for f in avro["fields"]) + ")"
-        if kind in _PRIMITIVES and "logicalType" not in avro:
-            return _PRIMITIVES[kind]
-    raise TypeError(f"expected a primitive, timestamp-millis, enum, array, record or nullable one, got {avro}")
+        if len(rest) != 1:
+            raise TypeError(f"expected a union of null and one type, got {avro}")
+        return column_type(rest[0], in_null=True)
+    kind = avro if isinstance(avro, str) else avro["type"]
+    if kind == "array":
+        return f"Array({column_type(avro['items'])})"
+    if kind == "map":
+        return f"Map(String, {column_type(avro['values'])})"
+    if kind == "record":
+        listed = ", ".join(f"`{each['name']}` {column_type(each['type'], in_null)}" for each in avro["fields"])
+        return f"Tuple({listed})"
+    plain = _scalar(avro, kind)
+    return f"Nullable({plain})" if in_null else plain
+
+
+def _scalar(avro: Any, kind: str) -> str:
+    logical = "" if isinstance(avro, str) else avro.get("logicalType", "")
+    if logical == "decimal":
+        return f"Decimal({avro['precision']}, {avro.get('scale', 0)})"
+    if logical in _LOGICAL:
+        return _LOGICAL[logical]
+    if kind in ("enum", "fixed"):
+        return "String"
+    if kind in _PRIMITIVES:
+        return _PRIMITIVES[kind]
+    raise TypeError(f"expected an Avro type, got {avro}")
 
 
 def columns(schema: Mapping[str, Any]) -> dict[str, str]:
-    """Names and types of a table's columns, the record's coordinates in Kafka last."""
-    return {f["name"]: column_type(f["type"]) for f in schema["fields"]} | {PARTITION: "Int32", OFFSET: "Int64"}
+    """Names and types of a table's columns, the record's coordinates in Kafka last.
+
+    A field of a type that has no column, a union of several types or a record within itself, is left out.
+    """
+    return field_kinds(schema, column_type)[0] | {PARTITION: "Int32", OFFSET: "Int64"}
 
 
 def order_by(schema: Mapping[str, Any]) -> list[str]:
     """Event time, where the record has it, then the coordinates."""
-    times = [f["name"] for f in schema["fields"] if column_type(f["type"]).startswith("DateTime64")]
+    times = [name for name, kind in columns(schema).items() if kind.startswith("DateTime64")]
     first = next((name for name in _TIMES if name in times), times[0] if times else None)
     return [*([first] if first else []), PARTITION, OFFSET]
 

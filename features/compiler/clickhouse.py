@@ -190,7 +190,7 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
     source = stream_source(view)
     mapping = source.field_mapping or {}
     time = _path(source.timestamp_field)
-    fields = [field["name"] for field in avro_schema(source)["fields"]]
+    fields = [name for name in tables.columns(avro_schema(source)) if name not in (tables.PARTITION, tables.OFFSET)]
     if source.timestamp_field not in fields:
         raise UnsupportedViewError(
             f"feature view {view.name!r}: expected the time of source {source.name!r}, {source.timestamp_field!r}, to "

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import math
 import random
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.batch import BatchDecoder, arrow_type, to_arrow
-from schemas.codec import ANY_ID, Codec
+from schemas.batch import BatchDecoder, arrow_type, nulls_through, to_arrow
+from schemas.codec import ANY_ID, Codec, expanded
+from schemas.tables import columns
 from schemas.topics import TOPICS
 
 UTC = dt.UTC
@@ -217,8 +219,90 @@ def _minimal() -> dict[str, Any]:
 
 
 def test_a_type_without_a_column_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="map"):
-        arrow_type({"type": "map", "values": "long"})
+    with pytest.raises(TypeError, match="union of null and one type"):
+        arrow_type(["int", "string"])
+    itself = {"type": "record", "name": "Tree", "fields": [{"name": "left", "type": ["null", "Tree"]}]}
+    with pytest.raises(TypeError, match="contains itself, got Tree"):
+        expanded(itself)
+    with pytest.raises(TypeError, match="defined before it is used, got Leaf"):
+        expanded(["null", "Leaf"])
+
+
+def test_a_field_without_a_column_is_left_out_and_the_others_are_there() -> None:
+    schema = FLAT | {"fields": [{"name": "odd", "type": ["int", "string"]}, *FLAT["fields"]]}
+    record = {"odd": "x", "n": 1, "s": None, "t": dt.datetime(2013, 1, 1, tzinfo=UTC)}
+    batch, bad = to_arrow(schema, 3, [Codec(schema, 3).encode(record), b"junk"])
+    assert batch.to_pylist() == [{"n": 1, "s": None, "t": record["t"]}]
+    assert [index for index, _ in bad] == [1]
+
+
+EVERY: dict[str, Any] = {
+    "type": "record",
+    "name": "Every",
+    "namespace": "test.kinds",
+    "fields": [
+        {"name": "m", "type": {"type": "map", "values": ["null", "double"]}},
+        {"name": "x", "type": {"type": "fixed", "name": "Four", "size": 4}},
+        {"name": "xn", "type": ["null", "Four"]},
+        {"name": "d", "type": {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}},
+        {"name": "day", "type": {"type": "int", "logicalType": "date"}},
+        {"name": "clock", "type": ["null", {"type": "int", "logicalType": "time-millis"}]},
+        {"name": "us", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "local", "type": {"type": "long", "logicalType": "local-timestamp-millis"}},
+        {"name": "id", "type": {"type": "string", "logicalType": "uuid"}},
+        {
+            "name": "at",
+            "type": ["null", {"type": "record", "name": "Place", "fields": [{"name": "zone", "type": "int"}]}],
+        },
+        {"name": "from", "type": ["Place", "null"]},
+    ],
+}
+
+
+def test_every_type_has_a_column_here_and_in_clickhouse() -> None:
+    moment = dt.datetime(2024, 2, 29, 23, 59, 59, 123_456, UTC)
+    some = {
+        "m": {"a": 1.5, "b": None},
+        "x": b"\0\1\2\3",
+        "xn": None,
+        "d": Decimal("-1234567.89"),
+        "day": dt.date(2024, 2, 29),
+        "clock": dt.time(1, 2, 3, 4000),
+        "us": moment,
+        "local": moment.replace(microsecond=123_000, tzinfo=None),
+        "id": "0b0c9a5e-2d4c-4b52-9a45-1e0b1e0d1c11",
+        "at": None,
+        "from": {"zone": 7},
+    }
+    codec = Codec(EVERY, 5)
+    values = [codec.encode(some), b"junk", codec.encode(some | {"clock": None, "at": {"zone": 1}, "from": None})]
+    batch, bad = to_arrow(EVERY, 5, values)
+    assert [index for index, _ in bad] == [1]
+    first, second = batch.to_pylist()
+    stored = some | {
+        "m": list(some["m"].items()),
+        "clock": ((1 * 60 + 2) * 60 + 3) * 1000 + 4,
+        "local": some["local"].replace(tzinfo=UTC),
+    }
+    assert first == stored
+    assert second == stored | {"clock": None, "at": {"zone": 1}, "from": None}
+    at = nulls_through(batch.column("at"))
+    assert at.to_pylist() == [{"zone": None}, {"zone": 1}]
+    assert columns(EVERY) == {
+        "m": "Map(String, Nullable(Float64))",
+        "x": "String",
+        "xn": "Nullable(String)",
+        "d": "Decimal(12, 2)",
+        "day": "Date32",
+        "clock": "Nullable(Int32)",
+        "us": "DateTime64(6, 'UTC')",
+        "local": "DateTime64(3, 'UTC')",
+        "id": "String",
+        "at": "Tuple(`zone` Nullable(Int32))",
+        "from": "Tuple(`zone` Nullable(Int32))",
+        "_partition": "Int32",
+        "_offset": "Int64",
+    }
 
 
 def test_of_a_topic_that_says_nothing_of_its_header_any_is_taken_and_none() -> None:
