@@ -29,13 +29,13 @@ from types import MappingProxyType
 from typing import Literal
 
 from feast import StreamFeatureView
-from feast.transformation.mode import TransformationMode
 
 from features.compiler import flink
 from features.compiler.definition import ANY, Definition, Feature, definition, percentile
 from features.compiler.row_times import multiple, row_times
 from features.compiler.sources import avro_schema, stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, WATERMARK, UnsupportedViewError, entity_schema, feature_schema
+from features.compiler.transformations import transformed
 from schemas import tables
 
 __all__ = ["SETTINGS", "CompiledHistory", "Known", "compile_history"]
@@ -141,7 +141,7 @@ def compile_history(
     source = stream_source(view)
     name = flink.events_table(source.name)
     records = _records(view, events_table, span, known)
-    shared = [(name, records), (f"{view.name}_input", _transformed(view, name))]
+    shared = [(name, records), (f"{view.name}_input", transformed(view, name) or f"SELECT * FROM {name}")]
     columns = _columns(view)
     rows = _windowed(meaning, columns, share) if meaning.features else _latest(meaning, share)
     select = _with([*shared, *rows], _final(meaning, columns, span, newest=False))
@@ -216,18 +216,6 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
         f"(SELECT {', '.join(listed)}, {time} AS hw_time, {seen} FROM {events_table}) "
         f"WHERE {in_time} AND {span.records('hw_time')}"
     )
-
-
-def _transformed(view: StreamFeatureView, records: str) -> str:
-    mode = view.mode.value if isinstance(view.mode, TransformationMode) else view.mode
-    if view.udf is None:
-        return f"SELECT * FROM {records}"
-    if mode not in ("flink", "sql"):
-        raise UnsupportedViewError(
-            f"feature view {view.name!r}: expected a transformation in SQL (mode='flink': a function from a table's "
-            f"name to a SELECT that keeps its columns), got mode={mode!r}"
-        )
-    return str(view.udf(records))
 
 
 def _plain(meaning: Definition, values: Sequence[str], ordered: bool, share: tuple[int, int]) -> str:

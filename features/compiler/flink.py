@@ -14,7 +14,6 @@ A source's ``rowtime`` is one millisecond before its event time, which makes win
 from dataclasses import dataclass
 
 from feast import StreamFeatureView
-from feast.transformation.mode import TransformationMode
 from feast.types import (
     Array,
     Bool,
@@ -30,8 +29,9 @@ from feast.types import (
 )
 
 from features.compiler.definition import ANY, Definition, definition
-from features.compiler.sources import stream_source
+from features.compiler.sources import check_columns, stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
+from features.compiler.transformations import transformed
 
 __all__ = ["ROWTIME", "TILES", "CompiledView", "compile_view", "events_table", "interval", "sql_type"]
 
@@ -84,6 +84,7 @@ def compile_view(view: StreamFeatureView) -> CompiledView:
         Naming the view, the field and the reason, for what cannot be compiled.
     """
     source, meaning = stream_source(view), definition(view)
+    check_columns(view, meaning)
     events = (f"{view.name}_input", _input(view, meaning, events_table(source.name)))
     select = _windowed(view, meaning, events[0]) if meaning.features else _latest(view, events[0])
     return CompiledView(view.name, source.name, (events,), select)
@@ -109,14 +110,8 @@ def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     mapping = stream_source(view).field_mapping or {}
     mapped = ", ".join(["*", *(f"{_path(column)} AS {_q(name)}" for column, name in sorted(mapping.items()))])
     records = f"(SELECT {mapped} FROM {events})" if mapping else events
-    if view.udf is not None:
-        mode = view.mode.value if isinstance(view.mode, TransformationMode) else view.mode
-        if mode not in ("flink", "sql"):
-            raise UnsupportedViewError(
-                f"feature view {view.name!r}: expected a transformation in SQL (mode='flink': a function from a "
-                f"table's name to a SELECT that keeps its columns), got mode={mode!r}"
-            )
-        records = f"({view.udf(records)})"
+    if (select := transformed(view, records)) is not None:
+        records = f"({select})"
     names = [*meaning.latest, *sorted({each.column for each in meaning.features} - {ANY})]
     columns = [*_key_columns(meaning), *(_named(name) for name in dict.fromkeys(names) if name not in meaning.keys)]
     return f"SELECT {', '.join(columns)}, {ROWTIME}\nFROM {records}"

@@ -1,6 +1,7 @@
 """What a Kafka source of a Feast repo says of its topic."""
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -8,10 +9,12 @@ from feast import StreamFeatureView
 from feast.data_format import AvroFormat
 from feast.data_source import KafkaSource
 
+from features.compiler.definition import ANY, Definition, percentile
 from features.compiler.topics import UnsupportedViewError
-from schemas.codec import ANY_ID
+from features.compiler.transformations import has_transformation
+from schemas.codec import ANY_ID, field_kinds
 
-__all__ = ["avro_schema", "schema_id", "stream_source", "watermark_delay_ms"]
+__all__ = ["avro_schema", "check_columns", "schema_id", "stream_source", "watermark_delay_ms"]
 
 
 def stream_source(view: StreamFeatureView) -> KafkaSource:
@@ -55,3 +58,75 @@ def schema_id(source: KafkaSource) -> int:
 def watermark_delay_ms(source: KafkaSource) -> int:
     """How late a record may come and still count."""
     return (source.kafka_options.watermark_delay_threshold or timedelta(0)) // timedelta(milliseconds=1)
+
+
+_TIMES = ("timestamp-millis", "timestamp-micros", "local-timestamp-millis", "local-timestamp-micros")
+_NUMBERS = ("int", "long", "float", "double")
+_OF_NUMBERS = ("sum", "mean", "stddev", "var")
+
+
+def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
+    """Look for what a view reads among the fields of its source's records.
+
+    A view with a transformation may read what that makes of them; only Flink can tell.
+
+    Raises
+    ------
+    UnsupportedViewError
+        Naming the view, the column, what is expected and what there is.
+    """
+    source = stream_source(view)
+    where = f"feature view {view.name!r}, source {source.name!r}"
+    fields = {field["name"]: field["type"] for field in _known(avro_schema(source))}
+    time = _field(fields, source.timestamp_field)
+    if not (isinstance(time, dict) and time.get("logicalType") in _TIMES):
+        raise UnsupportedViewError(
+            f"{where}: expected timestamp_field {source.timestamp_field!r} to be an Avro timestamp of the records "
+            f"({', '.join(_TIMES)}), got {'nothing of that name' if time is None else time}"
+        )
+    if has_transformation(view):
+        return
+    mapped = {name: _field(fields, column) for column, name in (source.field_mapping or {}).items()}
+    functions = {each.column: each.function for each in meaning.features if each.column != ANY}
+    for column in (*meaning.keys, *meaning.latest, *functions):
+        found = mapped.get(column) or _field(fields, column)
+        if found is None:
+            raise UnsupportedViewError(
+                f"{where}: expected column {column!r} to be a field of the records, which have {', '.join(fields)}"
+                f"{' and, by field_mapping, ' + ', '.join(mapped) if mapped else ''}"
+            )
+    for each in meaning.features:
+        kind = (mapped.get(each.column) or _field(fields, each.column)) if each.column != ANY else "long"
+        numbers = each.function in _OF_NUMBERS or percentile(each.function) is not None
+        if numbers and not _is_number(kind):
+            raise UnsupportedViewError(
+                f"{where}, feature {each.name!r}: expected a column of numbers for {each.function}, got "
+                f"{each.column!r}, which is {kind}"
+            )
+
+
+def _known(schema: Mapping[str, Any]) -> list[Any]:
+    """The fields with their named types in place, those aside that contain themselves."""
+    kinds, _ = field_kinds(schema, lambda avro: avro)
+    return [{"name": name, "type": kind} for name, kind in kinds.items()]
+
+
+def _field(fields: Mapping[str, Any], path: str) -> Any:
+    """The Avro type of a field, or of one of a record in it; without null. None where there is none."""
+    name, _, rest = path.partition(".")
+    found = fields.get(name)
+    if isinstance(found, list):
+        found = next((each for each in found if each != "null"), None)
+    if isinstance(found, dict) and isinstance(found["type"], dict | list):
+        found = found["type"]
+    if not rest:
+        return found
+    if not isinstance(found, dict) or found["type"] != "record":
+        return None
+    return _field({field["name"]: field["type"] for field in found["fields"]}, rest)
+
+
+def _is_number(kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return kind.get("logicalType") == "decimal" or (kind["type"] in _NUMBERS and "logicalType" not in kind)
+    return kind in _NUMBERS

@@ -403,7 +403,7 @@ def test_sql_that_only_flink_takes_is_refused_with_the_views_name(client: Client
     with pytest.raises(HistoryError, match=r"'deal': what it reads does not run .*nowhere"):
         check(client, compile_history(view, TABLE))
     view = view_of([over("x", "count", 1, 1, "f")], {"f": Int64}, udf=lambda table: table, mode="pandas")
-    with pytest.raises(UnsupportedViewError, match=r"'deal': expected a transformation in SQL .* mode='pandas'"):
+    with pytest.raises(UnsupportedViewError, match=r"'deal': expected a transformation in SQL .* mode 'pandas'"):
         compile_history(view, TABLE)
 
 
