@@ -4,6 +4,7 @@
 platform sees it there and gives it an archiver and a pusher, now and whenever it starts again.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Any
 
 from compose.local.home import Home, PlatformError, write_text
 from compose.local.services import Service, python_module
-from schemas.tables import columns
+from schemas.codec import field_kinds
+from schemas.tables import column_type
 from schemas.topics import TOPICS, Topic
 
 __all__ = ["Project", "project_of", "registered", "services", "write_topics"]
@@ -36,14 +38,12 @@ class Project:
     topics: tuple[Topic, ...]
 
     def unarchived(self) -> dict[str, str]:
-        """Topics that ClickHouse has no columns for, and why."""
-        found = {}
-        for topic in self.topics:
-            try:
-                columns(topic.schema)
-            except TypeError as exc:
-                found[topic.name] = str(exc)
-        return found
+        """Fields, as ``topic.field``, that ClickHouse has no column for, and why."""
+        return {
+            f"{topic.name}.{name}": why
+            for topic in self.topics
+            for name, why in field_kinds(topic.schema, column_type)[1].items()
+        }
 
     def register(self, home: Home) -> None:
         """Have the platform of a state directory run what the project needs.
@@ -69,8 +69,7 @@ class Project:
         topics = _topics_file(home, self.name)
         topics.parent.mkdir(parents=True, exist_ok=True)
         # What another archives already must not be written to the same table twice.
-        lacking = {*self.unarchived(), *others}
-        write_topics(topics, [each for each in self.topics if each.name not in lacking])
+        write_topics(topics, [each for each in self.topics if each.name not in others])
         views = [each.name for each in self.topics if each.name.startswith("features.")]
         write_text(file, json.dumps({"repo": str(self.repo), "views": views}))
 
@@ -129,16 +128,21 @@ def registered(home: Home) -> dict[str, dict[str, Any]]:
 def services(home: Home) -> Iterator[Service]:
     """The services of every registered project."""
     for name, found in registered(home).items():
-        if json.loads((archived := _topics_file(home, name)).read_text()):
+        archived = _topics_file(home, name)
+        # With other topics, or other schemas of them, they are other services: to be started anew.
+        env = {"HEADWATER_TOPICS": hashlib.sha256(archived.read_bytes()).hexdigest()}
+        if json.loads(archived.read_text()):
             yield Service(
                 name=f"archiver-{name}",
                 argv=python_module("jobs.archive", "--topics", "", "--derived", archived),
+                env=env,
                 depends_on=("kafka", "clickhouse"),
             )
         topics = ",".join(found["views"])
         yield Service(
             name=f"pusher-{name}",
             argv=python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
+            env=env,
             depends_on=("kafka",),
         )
 

@@ -10,7 +10,6 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Message
 from feast import StreamFeatureView
 
-from compose.history import archive_of, check, settled_ms
 from compose.reading import TopicReader
 from features.comparison import Parity, compare_rows, magnitudes, together
 from features.compiler.clickhouse import SETTINGS, CompiledHistory, compile_history
@@ -18,6 +17,7 @@ from features.compiler.definition import ANY, Definition, definition
 from features.compiler.flink import ROWTIME
 from features.compiler.sources import stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
+from features.offline.history import archive_of, check, settled_ms
 from features.witness import rows
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 from schemas.topics import LATE_SUFFIX
@@ -76,7 +76,7 @@ def verify_rows(
 
     Raises
     ------
-    compose.history.HistoryError
+    features.offline.history.HistoryError
         Where a view's records or rows are not archived, or its transformation does not run in ClickHouse.
     """
     parities: dict[str, Parity] = {}

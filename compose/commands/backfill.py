@@ -47,11 +47,12 @@ def command(
         raise click.UsageError("Where are the rows to go? Give --parquet FILE, --table NAME or --online.")
     if end <= start:
         raise click.UsageError("Expected --to to be later than --from.")
-    from compose.history import HistoryError, computed, write_online, write_parquet, write_table
+    from compose.history import write_online, write_parquet, write_table
     from compose.reading import client_of
     from compose.services import REPO
     from features.compiler.repo import RepoError, load_repo
     from features.compiler.topics import UnsupportedViewError
+    from features.offline.history import HistoryError, computed
     from features.online.rows import StoreError
 
     home, running = running_platform()

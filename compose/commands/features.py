@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+
+from compose.commands.target import running_platform
 
 __all__ = ["command"]
 
@@ -56,3 +59,43 @@ def compile_views(repo: Path | None, names: tuple[str, ...], as_json: bool) -> N
             click.echo(f"CREATE TEMPORARY VIEW {name} AS\n{select};")
         click.echo(f"{flink.select};\n")
         click.echo(f"-- {history.name}, in ClickHouse\n{history.sql};\n")
+
+
+class _ErrorsAreOne(click.Command):
+    """A command whose exit status 2 means something, so that a wrong option has to be 1."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as exc:
+            raise click.ClickException(exc.format_message()) from exc
+
+
+@command.command("plan", cls=_ErrorsAreOne)
+@click.option("--repo", type=click.Path(path_type=Path, file_okay=False), required=True, help="Feast repo.")
+@click.option("--view", "names", multiple=True, help="As if only this view were submitted; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.pass_context
+def plan_views(ctx: click.Context, repo: Path, names: tuple[str, ...], as_json: bool) -> None:
+    r"""Print what submitting a repo's views would change on the local platform, like a diff.
+
+    Against what its job was last submitted with: views that are new, changed or removed, whether the job keeps what is
+    in its windows, what needs a backfill, which topics are created.
+
+    \b
+    exit status   0   nothing to do
+                  2   there is something to do
+                  1   the repo cannot be run, or no platform runs
+    """
+    from compose import planning
+
+    home, running = running_platform()
+    found, _ = planning.planned(home, running, repo, names)
+    if as_json:
+        click.echo(json.dumps(planning.as_json(found), indent=2))
+    else:
+        for line in planning.shown(found, repo):
+            click.echo(line)
+    ctx.exit(0 if found.nothing else 2)

@@ -1,13 +1,21 @@
 """``headwater submit``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from compose.commands.target import LOCAL, job_book, running_platform
+from compose.local.home import PlatformError
+
+if TYPE_CHECKING:  # Feast takes seconds to import
+    from compose.local.jobs import JobRecord
+    from compose.plan import Facts
 
 __all__ = ["command"]
+
+FLIGHTS = Path(__file__).parents[2] / "features"
 
 
 @click.command()
@@ -46,7 +54,10 @@ def command(
 
     On the local platform a job that runs already is not sent again, one that was cancelled goes on from its last
     checkpoint, and one that dies with the cluster is submitted anew. A cluster elsewhere gets the archives with each.
+    `headwater features plan` tells beforehand what a changed repo means for its job.
     """
+    if repo and repo.resolve() == FLIGHTS:
+        repo = None  # what runs without --repo
     options = ["--mode", mode]
     options += ["--repo", str(repo.resolve())] if repo else []
     options += ["--service", service] if service else []
@@ -55,10 +66,43 @@ def command(
     if target != LOCAL and not kafka:
         raise click.UsageError("Which brokers is the job to read? Give --kafka HOST:PORT with --target URL.")
     names = list(jobs)
+    facts: Mapping[str, Facts] = {}
     if repo and "features" in jobs:
+        facts = _compared(repo, views, fresh) if target == LOCAL else {}
         names[names.index("features")] = _prepared(repo, views, target, kafka or "")
     for record in job_book(target, kafka or "").submit(names, options, fresh):
         click.echo(f"{record.name} runs as {record.ids[-1]}. `headwater jobs list` shows it.")
+        if facts and record.name.startswith("features-"):
+            _remember(record, facts)
+
+
+def _compared(repo: Path, views: Sequence[str], fresh: bool) -> dict[str, "Facts"]:
+    """Say what the submission changes, and what there is to remember of it once the job is taken.
+
+    Raises
+    ------
+    PlatformError
+        Where the job would go on from a checkpoint that its views would misread.
+    """
+    from compose.planning import brief, planned
+
+    home, running = running_platform()
+    found, facts = planned(home, running, repo, views)
+    click.echo(brief(found))
+    book = job_book(LOCAL)
+    record = next((each for each in book.records() if each.name == found.job), None)
+    if found.fresh and not fresh and not found.running and record and book.checkpoint(record):
+        raise PlatformError(
+            f"{found.job} cannot go on from its checkpoint: {'; '.join(found.fresh)}. `headwater features plan --repo "
+            f"{repo}` shows why; with --fresh it starts from nothing and writes all rows again."
+        )
+    return facts
+
+
+def _remember(job: "JobRecord", facts: Mapping[str, "Facts"]) -> None:
+    from compose.plan import record
+
+    record(running_platform()[0], job.name, job.ids[-1], facts)
 
 
 def _prepared(repo: Path, views: Sequence[str], target: str, kafka: str) -> str:
@@ -79,6 +123,6 @@ def _prepared(repo: Path, views: Sequence[str], target: str, kafka: str) -> str:
     home, running = running_platform()
     create_topics(running.endpoints.kafka, project.topics)
     project.register(home)
-    for topic, why in project.unarchived().items():
-        click.echo(f"Not archived, so `verify` and `backfill` cannot read it: {topic}: {why}.", err=True)
+    for field, why in project.unarchived().items():
+        click.echo(f"Left out, since neither Flink SQL nor ClickHouse has its type: {field}: {why}.", err=True)
     return f"features-{project.name}"

@@ -37,7 +37,8 @@ class Supervisor:
     on_change : function, optional
         Called with :meth:`facts` in the supervising thread whenever they differ.
     more : function
-        Services that may be asked for while it runs; looked at every second, and run from then on.
+        Services that may be asked for while it runs; looked at every second, and run from then on. One that is asked
+        for in another way than before is stopped and started in the new way.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Supervisor:
         self._on_change = on_change
         self._more = more
         self._asked_at = 0.0
+        self._asked: dict[str, Service] = {}
+        self._replacing: dict[str, Service] = {}
         self._runners: dict[str, Runner] = {}
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="service")
         self._lock = threading.Lock()
@@ -151,10 +154,12 @@ class Supervisor:
             while not self._stopping.is_set():
                 self._watch_watchdog()
                 self._look_for_more()
+                self._replace()
                 with self._lock:
                     up = {name for name, runner in self._runners.items() if runner.up}
-                    for runner in self._runners.values():
-                        self._step(runner, up)
+                    for name, runner in self._runners.items():
+                        if name not in self._replacing:
+                            self._step(runner, up)
                 self._tell()
                 time.sleep(TICK_S)
         except BaseException:
@@ -169,8 +174,20 @@ class Supervisor:
             return
         self._asked_at = time.monotonic()
         for each in self._more():
-            if each.name not in self._runners:
+            before = self._asked.get(each.name)
+            if before is None and each.name not in self._runners:
                 self.add(each)
+            elif before is not None and before != each:
+                self._replacing[each.name] = each
+            self._asked[each.name] = each
+
+    def _replace(self) -> None:
+        """Stop what is asked for in another way now; what has stopped is started anew."""
+        for name, service in list(self._replacing.items()):
+            if self._runners[name].stop_step(time.monotonic()):
+                del self._replacing[name]
+                with self._lock:
+                    self._enlist(service)
 
     def _step(self, runner: Runner, up: set[str]) -> None:
         before = runner.state

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from datetime import time as clock
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,14 @@ def orders(seed: int, count: int) -> list[Record]:
             "amount": maybe(float(np.round(random.lognormal(3, 1), 2))),
             "lines": [{"sku": f"s{n}", "pieces": 1} for n in range(random.integers(0, 5))],
             "channel": str(random.choice(["WEB", "APP", "PHONE"])),
+            "previous": maybe("WEB"),
+            "price": Decimal(int(random.integers(10**6))).scaleb(-2),
+            "parcel": None if random.random() < 0.5 else {"grams": int(random.integers(-9, 0)), "code": b"abcd"},
+            "tags": {"a": maybe("b")},
+            "noted": datetime.fromtimestamp(at / 1000, UTC),
+            "promised": maybe(date(2024, 1, 1)),
+            "opened": clock(12, 30),
+            "odd": maybe(7),
         }
         for at in times
     ]
@@ -136,6 +146,9 @@ def spending_of(records: list[Record], until_ms: int) -> Record:
     found["typical"] = hour[math.floor(0.5 * (len(hour) - 1))] if hour else None
     found["dear"] = day[math.floor(0.95 * (len(day) - 1))] if day else None
     found["spread"] = float(np.std(day, ddof=1)) if len(day) > 1 else None
+    today = inside(records, at, DAY_MS)
+    found["paid"] = math.fsum(float(each["price"]) for each in today)
+    found["heaviest"] = max((each["parcel"]["grams"] for each in today if each["parcel"]), default=None)
     count = found["count_amount_3600s"]
     found["mean_amount_1h"] = found["sum_amount_3600s"] / count if count else None
     return found

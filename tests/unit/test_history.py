@@ -28,12 +28,13 @@ import compose.commands.backfill
 import compose.commands.training_set
 import features.compiler.clickhouse
 from compose.cli import headwater
-from compose.history import HistoryError, check, computed, write_online
+from compose.history import write_online
 from compose.training_set import training_set
 from features.compiler.clickhouse import Known, compile_history
 from features.compiler.definition import Definition, Feature, definition, percentile
 from features.compiler.repo import load_repo
 from features.compiler.topics import UnsupportedViewError
+from features.offline.history import HistoryError, check, computed
 from schemas.tables import create_table, table_name
 from schemas.topics import Topic
 

@@ -219,3 +219,24 @@ def test_ports_are_remembered_and_a_taken_one_is_refused_by_name():
         assert free_ports(["kafka"], remembered={"kafka": number}, environ={})["kafka"] != number
     with pytest.raises(PlatformError, match="expected a port number"):
         free_ports(["kafka"], environ={"HEADWATER_KAFKA_PORT": "many"})
+
+
+def test_a_service_is_asked_for_while_it_runs_and_then_in_another_way(home: Home) -> None:
+    wanted: list[Service] = []
+    token = f"test-{home.root.name}-{os.getpid()}"
+    supervisor = Supervisor(home, [], environ=dict(os.environ), token=token, more=lambda: tuple(wanted))
+    supervisor.start()
+    try:
+        wanted.append(Service("a", SLEEPER, env={"WAY": "first"}))
+        eventually(lambda: supervisor.facts().get("a", {}).get("state") == "ready")
+        first = supervisor.facts()["a"]["pid"]
+        time.sleep(1.5)  # it is asked for again
+        assert supervisor.facts()["a"]["pid"] == first
+        wanted[0] = Service("a", SLEEPER, env={"WAY": "second"})
+        eventually(lambda: supervisor.facts()["a"]["pid"] not in (first, None))
+        with Path(f"/proc/{supervisor.facts()['a']['pid']}/environ").open("rb") as environ:
+            assert b"WAY=second" in environ.read()
+        assert supervisor.facts()["a"]["restarts"] == 0
+    finally:
+        supervisor.stop(at_once=True)
+    assert not watchdog.members(token)

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compose.local.home import Home, PlatformError
 from compose.projects import Project, project_of, registered, services
+from schemas.tables import columns
 from schemas.topics import Topic
 
 SHOP = Path(__file__).parents[1] / "repos" / "shop"
-SCHEMA = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}
-MAPPED = {"type": "record", "name": "R", "fields": [{"name": "a", "type": {"type": "map", "values": "long"}}]}
+SCHEMA: dict[str, Any] = {"type": "record", "name": "R", "fields": [{"name": "a", "type": "long"}]}
+ODD = {"type": "record", "name": "R", "fields": [*SCHEMA["fields"], {"name": "b", "type": ["int", "string"]}]}
 
 
 def project(name: str, *topics: str, schema: dict[str, object] = SCHEMA) -> Project:
@@ -36,7 +38,7 @@ def test_a_repo_is_read_and_gets_its_services(home: Home) -> None:
         "features.abroad",
         "features.latest_order",
     }
-    assert found.unarchived() == {}
+    assert list(found.unarchived()) == ["shop.orders.odd"]
     assert not list(services(home))
     found.register(home)
     found.register(home)  # submitted once more
@@ -63,9 +65,14 @@ def test_every_topic_is_archived_once_and_only_if_it_can_be(home: Home) -> None:
     project("two", "a.events", "b.events", "flights.departures", "features.y").register(home)
     assert archived(home, "one") == ["a.events", "features.x"]
     assert archived(home, "two") == ["b.events", "features.y"]
-    odd = project("three", "c.events", schema=MAPPED)
-    assert "map" in odd.unarchived()["c.events"]
-    odd.register(home)
+    project("three", "a.events").register(home)
     assert archived(home, "three") == []
     # With nothing to archive there is nobody to do it.
     assert "archiver-three" not in [each.name for each in services(home)]
+
+
+def test_a_field_that_has_no_column_is_named() -> None:
+    odd = project("odd", "c.events", schema=ODD)
+    assert list(odd.unarchived()) == ["c.events.b"]
+    assert "union of null and one type" in odd.unarchived()["c.events.b"]
+    assert list(columns(ODD)) == ["a", "_partition", "_offset"]

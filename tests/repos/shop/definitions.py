@@ -25,7 +25,17 @@ orders = KafkaSource(
           {"name": "amount", "type": ["null", "double"]},
           {"name": "lines", "type": {"type": "array", "items": {"type": "record", "name": "Line", "fields": [
             {"name": "sku", "type": "string"}, {"name": "pieces", "type": "int"}]}}},
-          {"name": "channel", "type": {"type": "enum", "name": "Channel", "symbols": ["WEB", "APP", "PHONE"]}}
+          {"name": "channel", "type": {"type": "enum", "name": "Channel", "symbols": ["WEB", "APP", "PHONE"]}},
+          {"name": "previous", "type": ["null", "Channel"]},
+          {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}},
+          {"name": "parcel", "type": ["null", {"type": "record", "name": "Parcel", "fields": [
+            {"name": "grams", "type": "int"},
+            {"name": "code", "type": {"type": "fixed", "name": "Code", "size": 4}}]}]},
+          {"name": "tags", "type": {"type": "map", "values": ["null", "string"]}},
+          {"name": "noted", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+          {"name": "promised", "type": ["null", {"type": "int", "logicalType": "date"}]},
+          {"name": "opened", "type": {"type": "int", "logicalType": "time-millis"}},
+          {"name": "odd", "type": ["null", "string", "long"]}
         ]}
         """
     ),
@@ -59,6 +69,8 @@ spending = StreamFeatureView(
         Field(name="typical", dtype=Float64),
         Field(name="dear", dtype=Float64),
         Field(name="spread", dtype=Float64),
+        Field(name="paid", dtype=Float64),
+        Field(name="heaviest", dtype=Int64),
     ],
     aggregations=[
         *(Aggregation(column="amount", function="sum", time_window=w, slide_interval=s) for w, s in SPENDING),
@@ -66,6 +78,8 @@ spending = StreamFeatureView(
         Aggregation(column="amount", function="p50", time_window=timedelta(hours=1), name="typical"),
         Aggregation(column="amount", function="p95", time_window=timedelta(days=1), name="dear"),
         Aggregation(column="amount", function="stddev", time_window=timedelta(days=1), name="spread"),
+        Aggregation(column="price", function="sum", time_window=timedelta(days=1), name="paid"),
+        Aggregation(column="parcel.grams", function="max", time_window=timedelta(days=1), name="heaviest"),
     ],
 )
 
