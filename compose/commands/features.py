@@ -79,7 +79,7 @@ class _ErrorsAreOne(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @click.pass_context
 def plan_views(ctx: click.Context, repo: Path, names: tuple[str, ...], as_json: bool) -> None:
-    r"""Print what submitting a repo's views would change on the local platform, like a diff.
+    """Print what submitting a repo's views would change on the local platform, like a diff.
 
     Against what its job was last submitted with: views that are new, changed or removed, whether the job keeps what is
     in its windows, what needs a backfill, which topics are created.

@@ -43,7 +43,7 @@ def command(
     mode: str,
     fresh: bool,
 ) -> None:
-    r"""Run JOBS on a Flink cluster: features, scoring, drift.
+    """Run JOBS on a Flink cluster: features, scoring, drift.
 
     \b
     features   every stream feature view of the Feast repo, as one job; with --repo, its

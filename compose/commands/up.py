@@ -20,7 +20,7 @@ __all__ = ["command"]
 @click.command()
 @click.option("--detach", "-d", is_flag=True, help="Return once everything is ready and leave it running.")
 def command(detach: bool) -> None:
-    r"""Start the local platform and keep it running.
+    """Start the local platform and keep it running.
 
     Starts Kafka, a Flink cluster, ClickHouse and Headwater's own services on free ports of this machine, restarts
     whatever of them dies, and stops them all on Ctrl-C. The first run fetches some 75 MB of Java archives; later ones

@@ -43,7 +43,7 @@ def command(
     threshold: float,
     as_json: bool,
 ) -> None:
-    r"""Compute every feature value again, independently, and compare.
+    """Compute every feature value again, independently, and compare.
 
     Reads what the platform that runs has archived, and computes with pandas what should have come of it.
 

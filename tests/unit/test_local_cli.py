@@ -55,6 +55,8 @@ def test_every_command_of_the_table_exists_and_explains_itself(name):
     shown = CliRunner().invoke(headwater, [name, "--help"], prog_name="headwater")
     assert shown.exit_code == 0
     assert len(shown.output.splitlines()) > 6
+    within = command.commands.values() if isinstance(command, click.Group) else ()
+    assert not [each.name for each in (command, *within) if "\\b" in (each.help or "")]  # meant as Click's character
     if isinstance(command, click.Group):
         return
     undocumented = [each.name for each in command.params if isinstance(each, click.Option) and not each.help]
