@@ -64,6 +64,43 @@ def online(rows: int, reads: int, repeat: int, as_json: bool) -> None:
         click.echo(json.dumps(found, default=lambda each: each.as_dict() if isinstance(each, Spread) else each))
 
 
+@command.command()
+@click.option(
+    "--events", type=click.IntRange(min=2000), default=300_000, show_default=True, help="Payments on each topic."
+)
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often each rate is measured."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+def features(events: int, repeat: int, as_json: bool) -> None:
+    """Measure five windows: compiled, written by hand in Flink SQL, and in Quix Streams.
+
+    All read the same topic, take turns within each repetition, and are compared in what they find before anything is
+    timed. Then keys that are skewed, the size of the state, and how long an event takes to be a readable value. Quix
+    Streams runs by `uv` in an environment of its own.
+    """
+    from compose.bench.features import Sizes, measure
+    from compose.bench.online import Spread
+    from compose.bench.quix import quix_program
+    from compose.bench.report import tables
+    from compose.local.platform import Platform, local_services
+
+    console = Console(stderr=as_json)
+    home = Home(Home.find().path("bench-features"))
+    shutil.rmtree(home.root, ignore_errors=True)
+    try:
+        with console.status("Starting") as status, Platform(home, services=local_services).running() as platform:
+            if (uv := quix_program()) is None:
+                console.print("No uv on the path: Quix Streams is left out.")
+            found = measure(platform, uv, Sizes(events, repeat), status.update)
+    finally:
+        shutil.rmtree(home.root, ignore_errors=True)
+    for each in tables(found):
+        console.print(each)
+    if as_json:
+        click.echo(json.dumps(found, default=lambda each: each.as_dict() if isinstance(each, Spread) else each))
+
+
 def _chain(flights: int, repeat: int, as_json: bool) -> None:
     from compose.bench.figures import Figures
     from compose.bench.measure import MEANING, repetition

@@ -211,8 +211,13 @@ def test_the_order_within_the_bound_changes_nothing(sql: Sql, seed: int) -> None
     check(view, streamed(sql, view, shuffled), records)
 
 
-def test_a_view_that_cannot_be_is_refused_before_it_runs(sql: Sql) -> None:
-    view = view_of("orders", [("address.country", "sum", Float64, MINUTE_MS, MINUTE_MS)])
+def with_country(table: str) -> str:
+    return f"SELECT *, address.country AS country FROM {table}"
+
+
+def test_what_only_flink_can_tell_is_refused_before_it_runs(sql: Sql) -> None:
+    made = [("country", "sum", Float64, MINUTE_MS, MINUTE_MS)]
+    view = view_of("orders", made, mode="flink", udf=with_country, udf_string="with_country")
     with pytest.raises(Exception, match=r"Feature f0: expected a column of numbers for sum, found: STRING"):
         features_job.build(sql.tables, Broker(sql.address, view.name, bounded=True), [view]).execute()
 
