@@ -123,10 +123,16 @@ def load_repo(path: Path) -> Repo:
 def _inside(path: Path) -> Iterator[None]:
     """Feast imports a repo's files as top-level modules relative to the working directory.
 
-    Both are put back. What was imported of the repo before is set aside meanwhile, and what is imported now forgotten,
-    so that a repo is read as its files are now, and two with a ``views.py`` each can be read in one process.
+    Both are put back. Modules that go by the names of the repo's files and folders are set aside meanwhile, and what
+    is imported now is forgotten, so that a repo is read as its files are now, and many with a ``views.py`` each can be
+    read in one process.
     """
-    before, kept = Path.cwd(), _modules(path)
+    names = {each.stem for each in path.glob("*.py")} | {each.name for each in path.iterdir() if each.is_dir()}
+
+    def ours() -> dict[str, ModuleType]:
+        return {name: each for name, each in sys.modules.items() if name.partition(".")[0] in names}
+
+    before, kept = Path.cwd(), ours()
     for name in kept:
         del sys.modules[name]
     os.chdir(path)
@@ -139,17 +145,6 @@ def _inside(path: Path) -> Iterator[None]:
     finally:
         os.chdir(before)
         sys.path.remove(str(path))
-        for name in _modules(path):
+        for name in ours():
             del sys.modules[name]
         sys.modules.update(kept)
-
-
-def _modules(path: Path) -> dict[str, ModuleType]:
-    """Imported modules of a repo's own files."""
-
-    def ours(module: ModuleType) -> bool:
-        file = getattr(module, "__file__", None)
-        return bool(file) and Path(str(file)).is_relative_to(path)
-
-    # Our own packages may lie there too: the flights are a Feast repo inside one.
-    return {name: each for name, each in list(sys.modules.items()) if "." not in name and each and ours(each)}

@@ -80,8 +80,8 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
 
 @pytest.fixture
 def new_topic(kafka: str) -> Callable[..., Topic]:
-    def create(partitions: int = 1) -> Topic:
-        name = f"things.{uuid.uuid4().hex[:8]}"
+    def create(partitions: int = 1, prefix: str = "things") -> Topic:
+        name = f"{prefix}.{uuid.uuid4().hex[:8]}"
         new = [NewTopic(name, partitions, 1), NewTopic(f"{name}.dlq", 1, 1)]
         admin = AdminClient({"bootstrap.servers": kafka})
         for each in admin.create_topics(new).values():
@@ -108,7 +108,7 @@ def archive_all(archiver: Archiver, topic: Topic) -> None:
 def test_records_become_rows_and_the_rest_has_its_place(
     kafka: str, clickhouse: tuple[str, Client], new_topic: Callable[..., Topic], producer: Producer
 ) -> None:
-    topic, client = new_topic(), clickhouse[1]
+    topic, client = new_topic(prefix="features"), clickhouse[1]
     bad = CODEC.encode(thing(1)) + b"\0"
     values = [CODEC.encode(thing(n)) for n in range(10)]
     for at, (key, value) in enumerate(
@@ -151,6 +151,20 @@ def test_records_become_rows_and_the_rest_has_its_place(
     archive_all(again, topic)
     again.close()
     assert client.query(f"SELECT n FROM {table} ORDER BY n").result_columns[0] == list(range(7))
+
+
+def test_on_somebody_elses_topic_a_record_needs_no_key(
+    kafka: str, clickhouse: tuple[str, Client], new_topic: Callable[..., Topic], producer: Producer
+) -> None:
+    topic, client = new_topic(), clickhouse[1]
+    for value in (CODEC.encode(thing(0)), None, CODEC.encode(thing(1))):
+        producer.produce(topic.name, value)
+    producer.flush()
+    archiver = Archiver(kafka, client, [topic])
+    archive_all(archiver, topic)
+    archiver.close()
+    got = client.query(f"SELECT n, _offset FROM headwater.{topic.name.replace('.', '_')} ORDER BY n").result_rows
+    assert list(got) == [(0, 0), (1, 2)]
 
 
 def read(kafka: str, name: str, count: int) -> list[Any]:

@@ -1,0 +1,50 @@
+"""Feast repos read from their files: as they are now, and each for itself."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from features.compiler.repo import RepoError, load_repo
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ENTITY = "from feast import FeatureService\nfrom more import NAME\nservice = FeatureService(name=NAME, features=[])\n"
+
+
+def write(folder: Path, name: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "feature_store.yaml").write_text(f"project: {folder.name}\nprovider: local\nregistry: r.db\n")
+    (folder / "definitions.py").write_text(ENTITY)
+    (folder / "more.py").write_text(f"NAME = {name!r}\n")
+    return folder
+
+
+def test_each_repo_has_its_own_modules_whoever_imported_theirs_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = write(tmp_path / "one", "a"), write(tmp_path / "two", "bb")
+    # As Feast does, when its registry unpickles a function.
+    monkeypatch.syspath_prepend(one)
+    monkeypatch.delitem(sys.modules, "definitions", raising=False)
+    import definitions  # type: ignore[import-not-found]
+
+    assert list(load_repo(two).services) == ["bb"]
+    assert load_repo(two).project == "two"
+    write(two, "ccc")
+    assert list(load_repo(two).services) == ["ccc"]
+    assert list(load_repo(one).services) == ["a"]
+    assert sys.modules["definitions"] is definitions
+    for name in ("definitions", "more"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_what_is_no_repo_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RepoError, match=r"a feature_store\.yaml in"):
+        load_repo(tmp_path)
+    folder = write(tmp_path / "one", "a")
+    (folder / "definitions.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(RepoError, match="do not import"):
+        load_repo(folder)
+    (folder / "feature_store.yaml").write_text("provider: local\n")
+    with pytest.raises(RepoError, match="to name a project"):
+        load_repo(folder)
