@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -177,6 +178,7 @@ class Platform:
         self._supervisor: Supervisor | None = None
         self._log_handler: logging.Handler | None = None
         self._state = "starting"
+        self._writing = threading.Lock()
 
     @property
     def endpoints(self) -> Endpoints:
@@ -341,12 +343,14 @@ class Platform:
         self._log_handler = handler
 
     def _write(self, facts: dict[str, Any]) -> None:
-        state = self._state
-        if state == "up" and any(each["state"] not in ("ready", "exited") for each in facts.values()):
-            state = "recovering"
-        started = psutil.Process().create_time()
-        running = Running(self.token, state, os.getpid(), started, self.endpoints, facts)
-        write_text(self.home.platform_file, json.dumps(asdict(running), indent=2) + "\n")
+        """Called by the supervising thread and by whoever starts the platform: the last to write knows the state."""
+        with self._writing:
+            state = self._state
+            if state == "up" and any(each["state"] not in ("ready", "exited") for each in facts.values()):
+                state = "recovering"
+            started = psutil.Process().create_time()
+            running = Running(self.token, state, os.getpid(), started, self.endpoints, facts)
+            write_text(self.home.platform_file, json.dumps(asdict(running), indent=2) + "\n")
 
 
 def memory_bytes(running: Running) -> dict[str, int]:

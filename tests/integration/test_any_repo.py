@@ -44,7 +44,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 @pytest.fixture
-def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The repo as its owner has it: applied by Feast, whose registry wants its functions to be importable."""
     copy = tmp_path / "shop"
     shutil.copytree(REPO, copy)
@@ -52,7 +52,8 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     done = subprocess.run([program, "-c", str(copy), "apply"], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     monkeypatch.syspath_prepend(copy)
-    return copy
+    yield copy
+    sys.modules.pop("definitions", None)  # which Feast imported
 
 
 def headwater(platform: Platform, *arguments: str, status: int = 0, said: bool = False) -> str:

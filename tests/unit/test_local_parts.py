@@ -4,6 +4,7 @@ import http.server
 import os
 import subprocess
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from compose.local.formats import format_jar
 from compose.local.home import Home, PlatformError, cache_dir
 from compose.local.jars import Jar, jars, locked, missing
 from compose.local.java import java_command, java_home, java_version
+from compose.local.platform import Platform, Running
 from compose.local.runner import bound_log, log_tail
 
 
@@ -215,3 +217,27 @@ def test_a_log_that_grew_too_large_begins_anew(tmp_path):
     assert (tmp_path / "a.log.1").read_bytes() == b"one\n" * 10
     assert log_tail(tmp_path / "a.log.1", 2) == "one\none"
     assert log_tail(tmp_path / "none.log") == "(the log is empty)"
+
+
+def test_a_slow_writer_does_not_turn_the_state_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervising thread has read `starting`, writes it a little later, and meanwhile all is up."""
+    made = Platform(Home(tmp_path).prepare(free_bytes_min=0))
+    made.ports = dict.fromkeys(("kafka", "flink", "clickhouse", "page"), 1)
+    begun = threading.Event()
+
+    def slowly(file: Path, content: str) -> None:
+        begun.set()
+        if '"starting"' in content:
+            time.sleep(0.3)
+        file.write_text(content)
+
+    monkeypatch.setattr("compose.local.platform.write_text", slowly)
+    thread = threading.Thread(target=made._write, args=({},))
+    thread.start()
+    assert begun.wait(5)
+    made._state = "up"
+    made._write({})
+    thread.join()
+    running = Running.read(made.home)
+    assert running is not None
+    assert running.state == "up"

@@ -1,5 +1,6 @@
 """Feast repos read from their files: as they are now, and each for itself."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -19,23 +20,24 @@ def write(folder: Path, name: str) -> Path:
     return folder
 
 
-def test_each_repo_has_its_own_modules_whoever_imported_theirs_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_repo_has_its_own_modules_whoever_imported_theirs_before(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one", "a"), write(tmp_path / "two", "bb")
     # As Feast does, when its registry unpickles a function.
-    monkeypatch.syspath_prepend(one)
-    monkeypatch.delitem(sys.modules, "definitions", raising=False)
-    import definitions  # type: ignore[import-not-found]
-
-    assert list(load_repo(two).services) == ["bb"]
-    assert load_repo(two).project == "two"
-    write(two, "ccc")
-    assert list(load_repo(two).services) == ["ccc"]
-    assert list(load_repo(one).services) == ["a"]
-    assert sys.modules["definitions"] is definitions
-    for name in ("definitions", "more"):
-        monkeypatch.delitem(sys.modules, name)
+    sys.path.insert(0, str(one))
+    others = {name: sys.modules.pop(name) for name in ("definitions", "more") if name in sys.modules}
+    try:
+        before = importlib.import_module("definitions")
+        assert list(load_repo(two).services) == ["bb"]
+        assert load_repo(two).project == "two"
+        write(two, "ccc")
+        assert list(load_repo(two).services) == ["ccc"]
+        assert list(load_repo(one).services) == ["a"]
+        assert sys.modules["definitions"] is before
+    finally:
+        sys.path.remove(str(one))
+        for name in ("definitions", "more"):
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
 
 
 def test_what_is_no_repo_is_said(tmp_path: Path) -> None:
