@@ -15,9 +15,9 @@ from compose.local.home import Home, PlatformError, write_text
 from compose.local.services import Service, python_module
 from schemas.codec import field_kinds
 from schemas.tables import column_type
-from schemas.topics import TOPICS, Topic
+from schemas.topics import TOPICS, Topic, topics_to_json
 
-__all__ = ["Project", "project_of", "registered", "services", "write_topics"]
+__all__ = ["Project", "project_of", "registered", "services"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Project:
         topics = _topics_file(home, self.name)
         topics.parent.mkdir(parents=True, exist_ok=True)
         # What another archives already must not be written to the same table twice.
-        write_topics(topics, [each for each in self.topics if each.name not in others])
+        write_text(topics, topics_to_json(each for each in self.topics if each.name not in others))
         views = [each.name for each in self.topics if each.name.startswith("features.")]
         write_text(file, json.dumps({"repo": str(self.repo), "views": views}))
 
@@ -109,14 +109,6 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
     except (RepoError, UnsupportedViewError) as exc:
         raise PlatformError(f"{exc}.") from exc
     return Project(definitions.project, definitions.path, tuple(topics.values()))
-
-
-def write_topics(file: Path, topics: list[Topic]) -> None:
-    """Topics with their schemas, for the processes that have no use for Feast."""
-    rows = [
-        {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema} for each in topics
-    ]
-    write_text(file, json.dumps(rows))
 
 
 def registered(home: Home) -> dict[str, dict[str, Any]]:

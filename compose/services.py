@@ -1,12 +1,11 @@
 """What Headwater itself runs beside Kafka, Flink and ClickHouse, and the topics a Feast repo needs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compose import projects
-from compose.local.home import Home
+from compose.local.home import Home, write_text
 from compose.local.jobs import JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, http_ready, python_module
@@ -14,7 +13,7 @@ from features.compiler.inputs import write_inputs
 from features.compiler.repo import Repo, load_repo
 from features.compiler.service import model_inputs, plain_inputs, prediction_topic
 from features.compiler.topics import feature_topic
-from schemas.topics import TOPICS, Topic
+from schemas.topics import TOPICS, Topic, topics_from_json, topics_to_json
 
 __all__ = [
     "INPUTS_FILE",
@@ -55,18 +54,14 @@ class DerivedTopics:
         """Derive the topics and write the file; the repo is read once and not at every start of Kafka."""
         if not self.file.exists():
             self.write()
-        return [
-            Topic(each["name"], each["schema_id"], key=each["key"], definition=each["definition"])
-            for each in json.loads(self.file.read_text())
-        ]
+        return topics_from_json(self.file.read_text())
 
     def write(self) -> None:
         """Derive them anew, and what the models read."""
         definitions = load_repo(self.repo)
         inputs = {name: plain_inputs(model_inputs(definitions, name)) for name in MODELS}
         write_inputs(self.home.path(INPUTS_FILE), inputs)
-        found = repo_topics(definitions)
-        projects.write_topics(self.file, found)
+        write_text(self.file, topics_to_json(repo_topics(definitions)))
 
 
 def derived_topics(home: Home, repo: Path = REPO) -> DerivedTopics:

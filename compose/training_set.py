@@ -11,12 +11,10 @@ from feast import FeatureService
 from features.compiler.clickhouse import Known
 from features.compiler.repo import Repo
 from features.compiler.topics import EVENT_TIME, join_key_fields
-from features.offline.as_of import as_of, entity_times
+from features.offline.as_of import TIMES, as_of, entity_times
 from features.offline.history import HistoryError
 
-__all__ = ["TIMES", "training_set"]
-
-TIMES = ("event_timestamp", "event_time")
+__all__ = ["training_set"]
 
 
 def training_set(

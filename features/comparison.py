@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from features.compiler.definition import Definition, percentile
 
-__all__ = ["Checked", "Parity", "compare", "compare_rows", "magnitudes", "together"]
+__all__ = ["SCALED", "Checked", "Parity", "compare", "compare_rows", "magnitudes", "together"]
 
 EVENT_TIME = "event_time"
 
@@ -19,6 +19,7 @@ Bools = NDArray[np.bool_]
 
 _ADDED_UP = 1e-9  # the stream adds up in another order
 _SKETCHED = 0.01  # as DDSketch promises
+SCALED = ("sum", "mean")  # may be judged by the size of what was added up, see compare
 _TOLERANCES = {"sum": _ADDED_UP, "mean": _ADDED_UP, "var": _ADDED_UP, "stddev": _ADDED_UP}
 _TOLERANCES |= {"approx_count_distinct": 0.05}
 
@@ -116,7 +117,7 @@ def compare(
     by_feature: dict[str, Checked] = {}
     for name in names:
         function = functions.get(name, "last")
-        scales = scale[name].reindex(paired.index) if scale is not None and function in ("sum", "mean") else None
+        scales = scale[name].reindex(paired.index) if scale is not None and function in SCALED else None
         tolerance = _SKETCHED if percentile(function) is not None else _TOLERANCES.get(function, 0.0)
         wrong, error = _differences(paired[name], logged[name], tolerance, scales)
         by_feature[name] = Checked(len(wrong), int(wrong.sum()), float(np.max(error, initial=0.0)), tolerance)
@@ -145,7 +146,7 @@ def compare_rows(
 
 def magnitudes(definition: Definition, events: pd.DataFrame) -> pd.DataFrame:
     """Events with the absolute values of what is summed: what sums are to be judged by, see :func:`compare`."""
-    summed = {each.column for each in definition.features if each.function in ("sum", "mean")}
+    summed = {each.column for each in definition.features if each.function in SCALED}
     return events.assign(**{name: events[name].abs() for name in summed})
 
 

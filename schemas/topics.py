@@ -6,12 +6,24 @@ mirrored bytes would stop being readable. Topics that a Feast repo gives rise to
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DAY_MS", "DLQ_SUFFIX", "LATE_SUFFIX", "TOPICS", "WITH_PROGRESS", "Topic", "load_schema", "topic"]
+__all__ = [
+    "DAY_MS",
+    "DLQ_SUFFIX",
+    "LATE_SUFFIX",
+    "TOPICS",
+    "WITH_PROGRESS",
+    "Topic",
+    "load_schema",
+    "topic",
+    "topics_from_json",
+    "topics_to_json",
+]
 
 DAY_MS = 86_400_000
 DLQ_SUFFIX = ".dlq"
@@ -91,3 +103,21 @@ def load_schema(name: str) -> dict[str, Any]:
     """The Avro schema in ``schemas/avro/<name>.avsc``."""
     found: dict[str, Any] = json.loads((AVRO_DIR / f"{name}.avsc").read_text())
     return found
+
+
+def topics_to_json(topics: Iterable[Topic]) -> str:
+    """Topics with their schemas: for the processes that have no use for Feast, which those come from."""
+    return json.dumps(
+        [
+            {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema}
+            for each in topics
+        ]
+    )
+
+
+def topics_from_json(text: str) -> list[Topic]:
+    """What :func:`topics_to_json` was given."""
+    return [
+        Topic(each["name"], each["schema_id"], key=each.get("key", ""), definition=each["definition"])
+        for each in json.loads(text)
+    ]

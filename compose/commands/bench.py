@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.status import Status
+from rich.table import Table
 
 from compose.local.home import Home
 
@@ -46,7 +49,7 @@ def online(rows: int, reads: int, repeat: int, as_json: bool) -> None:
     Stores take turns within each repetition, start it empty, and are read back and compared with what was written.
     Redis is measured where a `redis-server` is on the path or the tests' dependencies are installed.
     """
-    from compose.bench.online import Sizes, Spread, measure, redis_program, table
+    from compose.bench.online import Sizes, measure, redis_program, table
 
     console = Console(stderr=as_json)
     folder = Home.find().path("bench-online")
@@ -58,10 +61,7 @@ def online(rows: int, reads: int, repeat: int, as_json: bool) -> None:
             found = measure(folder, redis, Sizes(rows, reads, repeat), status.update)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    for each in table(found):
-        console.print(each)
-    if as_json:
-        click.echo(json.dumps(found, default=lambda each: each.as_dict() if isinstance(each, Spread) else each))
+    _show(console, table(found), found, as_json)
 
 
 @command.command()
@@ -80,7 +80,6 @@ def features(events: int, repeat: int, as_json: bool) -> None:
     Streams runs by `uv` in an environment of its own.
     """
     from compose.bench.features import Sizes, measure
-    from compose.bench.online import Spread
     from compose.bench.quix import quix_program
     from compose.bench.report import tables
     from compose.local.platform import Platform, local_services
@@ -95,10 +94,14 @@ def features(events: int, repeat: int, as_json: bool) -> None:
             found = measure(platform, uv, Sizes(events, repeat), status.update)
     finally:
         shutil.rmtree(home.root, ignore_errors=True)
-    for each in tables(found):
+    _show(console, tables(found), found, as_json)
+
+
+def _show(console: Console, tables: Iterable[Table], found: dict[str, Any], as_json: bool) -> None:
+    for each in tables:
         console.print(each)
     if as_json:
-        click.echo(json.dumps(found, default=lambda each: each.as_dict() if isinstance(each, Spread) else each))
+        click.echo(json.dumps(found, default=lambda each: each.as_dict()))  # a Spread
 
 
 def _chain(flights: int, repeat: int, as_json: bool) -> None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:  # Feast takes seconds to import
 
 __all__ = ["command"]
 
-FLIGHTS = Path(__file__).parents[2] / "features"
-
 
 @click.command()
 @click.argument("jobs", nargs=-1, required=True, type=click.Choice(["features", "scoring", "drift"]))
@@ -56,7 +54,7 @@ def command(
     checkpoint, and one that dies with the cluster is submitted anew. A cluster elsewhere gets the archives with each.
     `headwater features plan` tells beforehand what a changed repo means for its job.
     """
-    if repo and repo.resolve() == FLIGHTS:
+    if repo and _is_flights(repo):
         repo = None  # what runs without --repo
     options = ["--mode", mode]
     options += ["--repo", str(repo.resolve())] if repo else []
@@ -74,6 +72,12 @@ def command(
         click.echo(f"{record.name} runs as {record.ids[-1]}. `headwater jobs list` shows it.")
         if facts and record.name.startswith("features-"):
             _remember(record, facts)
+
+
+def _is_flights(repo: Path) -> bool:
+    from compose.services import REPO
+
+    return repo.resolve() == REPO
 
 
 def _compared(repo: Path, views: Sequence[str], fresh: bool) -> dict[str, "Facts"]:

@@ -57,7 +57,6 @@ class Supervisor:
         self._on_change = on_change
         self._more = more
         self._asked_at = 0.0
-        self._asked: dict[str, Service] = {}
         self._replacing: dict[str, Service] = {}
         self._runners: dict[str, Runner] = {}
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="service")
@@ -174,12 +173,10 @@ class Supervisor:
             return
         self._asked_at = time.monotonic()
         for each in self._more():
-            before = self._asked.get(each.name)
-            if before is None and each.name not in self._runners:
+            if each.name not in self._runners:
                 self.add(each)
-            elif before is not None and before != each:
+            elif each != self._runners[each.name].service:
                 self._replacing[each.name] = each
-            self._asked[each.name] = each
 
     def _replace(self) -> None:
         """Stop what is asked for in another way now; what has stopped is started anew."""

@@ -33,7 +33,7 @@ from feast import StreamFeatureView
 from features.compiler import flink
 from features.compiler.definition import ANY, Definition, Feature, definition, percentile
 from features.compiler.row_times import multiple, row_times
-from features.compiler.sources import avro_schema, stream_source, watermark_delay_ms
+from features.compiler.sources import avro_schema, sql_path, stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, WATERMARK, UnsupportedViewError, entity_schema, feature_schema
 from features.compiler.transformations import transformed
 from schemas import tables
@@ -189,7 +189,7 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
     """The table as Flink has it, and the records' coordinates."""
     source = stream_source(view)
     mapping = source.field_mapping or {}
-    time = _path(source.timestamp_field)
+    time = sql_path(source.timestamp_field)
     fields = [name for name in tables.columns(avro_schema(source)) if name not in (tables.PARTITION, tables.OFFSET)]
     if source.timestamp_field not in fields:
         raise UnsupportedViewError(
@@ -198,7 +198,7 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
         )
     listed = [
         *(f"`{name}`" for name in fields if name not in mapping.values()),
-        *(f"{_path(column)} AS `{name}`" for column, name in sorted(mapping.items())),
+        *(f"{sql_path(column)} AS `{name}`" for column, name in sorted(mapping.items())),
         f"{time} - toIntervalMillisecond(1) AS `{flink.ROWTIME}`",
         f"{_text(source.kafka_options.topic)} AS `kafka_topic`",
         f"`{tables.PARTITION}`",
@@ -220,16 +220,16 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
 
 def _plain(meaning: Definition, values: Sequence[str], ordered: bool, share: tuple[int, int]) -> str:
     """The records that belong to a row, under names that nobody else uses; for aggregates, NaN is no value."""
-    listed = [f"assumeNotNull({_path(key)}) AS hw_k{at}" for at, key in enumerate(meaning.keys)]
+    listed = [f"assumeNotNull({sql_path(key)}) AS hw_k{at}" for at, key in enumerate(meaning.keys)]
     value = "if({0} = {0}, {0}, NULL)" if meaning.features else "{0}"
-    listed += [f"{value.format(_path(column))} AS hw_v{at}" for at, column in enumerate(values)]
+    listed += [f"{value.format(sql_path(column))} AS hw_v{at}" for at, column in enumerate(values)]
     # The stream's time is in rowtime; nothing says that a transformation keeps the column it came from.
     listed.append(f"assumeNotNull(toUnixTimestamp64Milli(`{flink.ROWTIME}`)) + 1 AS hw_ms")
     if ordered:
         listed += [f"`{tables.PARTITION}` AS hw_partition", f"`{tables.OFFSET}` AS hw_offset"]
-    wanted = [f"isNotNull({_path(key)})" for key in meaning.keys]
+    wanted = [f"isNotNull({sql_path(key)})" for key in meaning.keys]
     if share != (0, 1):
-        wanted.append(f"cityHash64({', '.join(map(_path, meaning.keys))}) % {share[1]} = {share[0]}")
+        wanted.append(f"cityHash64({', '.join(map(sql_path, meaning.keys))}) % {share[1]} = {share[0]}")
     return f"SELECT {', '.join(listed)} FROM `{meaning.name}_input` WHERE {' AND '.join(wanted)}"
 
 
@@ -412,11 +412,6 @@ def _with(steps: Sequence[tuple[str, str]], select: str) -> str:
 
 def _moment(time_ms: int | None) -> str:
     return f"fromUnixTimestamp64Milli(toInt64({time_ms}), 'UTC')"
-
-
-def _path(column: str) -> str:
-    """A column, or a field of a record in one: ``payload.amount``."""
-    return ".".join(f"`{part}`" for part in column.split("."))
 
 
 def _text(text: str) -> str:

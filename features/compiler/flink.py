@@ -13,7 +13,7 @@ A source's ``rowtime`` is one millisecond before its event time, which makes win
 
 from dataclasses import dataclass
 
-from feast import StreamFeatureView
+from feast import Field, StreamFeatureView
 from feast.types import (
     Array,
     Bool,
@@ -29,7 +29,7 @@ from feast.types import (
 )
 
 from features.compiler.definition import ANY, Definition, definition
-from features.compiler.sources import check_columns, stream_source
+from features.compiler.sources import check_columns, sql_path, stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
 from features.compiler.transformations import transformed
 
@@ -86,7 +86,7 @@ def compile_view(view: StreamFeatureView) -> CompiledView:
     source, meaning = stream_source(view), definition(view)
     check_columns(view, meaning)
     events = (f"{view.name}_input", _input(view, meaning, events_table(source.name)))
-    select = _windowed(view, meaning, events[0]) if meaning.features else _latest(view, events[0])
+    select = _windowed(view, meaning, events[0]) if meaning.features else f"SELECT {_row(view)}\nFROM {events[0]}"
     return CompiledView(view.name, source.name, (events,), select)
 
 
@@ -108,7 +108,7 @@ def sql_type(dtype: FeastType) -> str:
 def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     """The columns that a view reads, by the names it has for them, and the row time."""
     mapping = stream_source(view).field_mapping or {}
-    mapped = ", ".join(["*", *(f"{_path(column)} AS {_q(name)}" for column, name in sorted(mapping.items()))])
+    mapped = ", ".join(["*", *(f"{sql_path(column)} AS {_q(name)}" for column, name in sorted(mapping.items()))])
     records = f"(SELECT {mapped} FROM {events})" if mapping else events
     if (select := transformed(view, records)) is not None:
         records = f"({select})"
@@ -121,31 +121,26 @@ def _key_columns(meaning: Definition) -> list[str]:
     """The join keys: all of them, or, where one is null, none. A record of no entity only moves time on."""
     if len(meaning.keys) == 1:
         return [_named(name) for name in meaning.keys]
-    some_null = " OR ".join(f"{_path(name)} IS NULL" for name in meaning.keys)
-    return [f"CASE WHEN {some_null} THEN NULL ELSE {_path(name)} END AS {_q(name)}" for name in meaning.keys]
+    some_null = " OR ".join(f"{sql_path(name)} IS NULL" for name in meaning.keys)
+    return [f"CASE WHEN {some_null} THEN NULL ELSE {sql_path(name)} END AS {_q(name)}" for name in meaning.keys]
 
 
 def _named(name: str) -> str:
-    return _q(name) if _path(name) == _q(name) else f"{_path(name)} AS {_q(name)}"
+    return _q(name) if sql_path(name) == _q(name) else f"{sql_path(name)} AS {_q(name)}"
 
 
-def _latest(view: StreamFeatureView, events: str) -> str:
+def _row(view: StreamFeatureView) -> str:
+    """The columns of a row, as its topic has them. A row time is one millisecond before its event time."""
     columns = [
-        *(_cast(view, f.name, f.name, f.dtype) for f in join_key_fields(view)),
+        *(_cast(view, field) for field in join_key_fields(view)),
         f"CAST({ROWTIME} + INTERVAL '0.001' SECOND AS TIMESTAMP_LTZ(3)) AS `event_time`",
         f"CURRENT_WATERMARK({ROWTIME}) AS `watermark`",
-        *(_cast(view, f.name, f.name, f.dtype) for f in value_fields(view)),
+        *(_cast(view, field) for field in value_fields(view)),
     ]
-    return f"SELECT {', '.join(columns)}\nFROM {events}"
+    return ", ".join(columns)
 
 
 def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
-    columns = [
-        *(_cast(view, f.name, f.name, f.dtype) for f in join_key_fields(view)),
-        f"CAST({ROWTIME} + INTERVAL '0.001' SECOND AS TIMESTAMP_LTZ(3)) AS `event_time`",
-        f"CURRENT_WATERMARK({ROWTIME}) AS `watermark`",
-        *(_cast(view, f.name, f.name, f.dtype) for f in value_fields(view)),
-    ]
     keys = ", ".join(_q(name) for name in meaning.keys)
     features = [
         f"{each.name} {each.function} {each.column or '*'} {each.window_ms} {each.slide_ms}"
@@ -153,7 +148,7 @@ def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     ]
     plan = ";\n    ".join([str(meaning.hop_ms), *features])
     return (
-        f"SELECT {', '.join(columns)}\nFROM {TILES}(\n"
+        f"SELECT {_row(view)}\nFROM {TILES}(\n"
         f"  input => TABLE {events} PARTITION BY ({keys}),\n"
         f"  features => '{plan}',\n"
         f"  on_time => DESCRIPTOR({ROWTIME}),\n"
@@ -161,20 +156,11 @@ def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     )
 
 
-def _cast(view: StreamFeatureView, column: str, name: str, dtype: FeastType) -> str:
-    return f"CAST({_q(column)} AS {_view_type(view, name, dtype)}) AS {_q(name)}"
-
-
-def _view_type(view: StreamFeatureView, name: str, dtype: FeastType) -> str:
+def _cast(view: StreamFeatureView, field: Field) -> str:
     try:
-        return sql_type(dtype)
+        return f"CAST({_q(field.name)} AS {sql_type(field.dtype)}) AS {_q(field.name)}"
     except UnsupportedViewError as exc:
-        raise UnsupportedViewError(f"feature view {view.name!r}, field {name!r}: {exc}") from None
-
-
-def _path(column: str) -> str:
-    """A column, or a field of a record in one: ``payload.amount``."""
-    return ".".join(_q(part) for part in column.split("."))
+        raise UnsupportedViewError(f"feature view {view.name!r}, field {field.name!r}: {exc}") from None
 
 
 def _q(name: str) -> str:

@@ -14,7 +14,7 @@ from features.compiler.topics import UnsupportedViewError
 from features.compiler.transformations import has_transformation
 from schemas.codec import ANY_ID, field_kinds
 
-__all__ = ["avro_schema", "check_columns", "schema_id", "stream_source", "watermark_delay_ms"]
+__all__ = ["avro_schema", "check_columns", "schema_id", "sql_path", "stream_source", "watermark_delay_ms"]
 
 
 def stream_source(view: StreamFeatureView) -> KafkaSource:
@@ -77,7 +77,7 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
     """
     source = stream_source(view)
     where = f"feature view {view.name!r}, source {source.name!r}"
-    fields = {field["name"]: field["type"] for field in _known(avro_schema(source))}
+    fields, _ = field_kinds(avro_schema(source), lambda avro: avro)
     time = _field(fields, source.timestamp_field)
     if not (isinstance(time, dict) and time.get("logicalType") in _TIMES):
         raise UnsupportedViewError(
@@ -87,28 +87,25 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
     if has_transformation(view):
         return
     mapped = {name: _field(fields, column) for column, name in (source.field_mapping or {}).items()}
-    functions = {each.column: each.function for each in meaning.features if each.column != ANY}
-    for column in (*meaning.keys, *meaning.latest, *functions):
-        found = mapped.get(column) or _field(fields, column)
-        if found is None:
-            raise UnsupportedViewError(
-                f"{where}: expected column {column!r} to be a field of the records, which have {', '.join(fields)}"
-                f"{' and, by field_mapping, ' + ', '.join(mapped) if mapped else ''}"
-            )
+    columns = (*meaning.keys, *meaning.latest, *(each.column for each in meaning.features if each.column != ANY))
+    kinds = {column: mapped.get(column) or _field(fields, column) for column in columns}
+    if nowhere := [column for column, kind in kinds.items() if kind is None]:
+        raise UnsupportedViewError(
+            f"{where}: expected column {nowhere[0]!r} to be a field of the records, which have {', '.join(fields)}"
+            f"{' and, by field_mapping, ' + ', '.join(mapped) if mapped else ''}"
+        )
     for each in meaning.features:
-        kind = (mapped.get(each.column) or _field(fields, each.column)) if each.column != ANY else "long"
-        numbers = each.function in _OF_NUMBERS or percentile(each.function) is not None
-        if numbers and not _is_number(kind):
+        of_numbers = each.function in _OF_NUMBERS or percentile(each.function) is not None
+        if of_numbers and not _is_number(kinds[each.column]):
             raise UnsupportedViewError(
                 f"{where}, feature {each.name!r}: expected a column of numbers for {each.function}, got "
-                f"{each.column!r}, which is {kind}"
+                f"{each.column!r}, which is {kinds[each.column]}"
             )
 
 
-def _known(schema: Mapping[str, Any]) -> list[Any]:
-    """The fields with their named types in place, those aside that contain themselves."""
-    kinds, _ = field_kinds(schema, lambda avro: avro)
-    return [{"name": name, "type": kind} for name, kind in kinds.items()]
+def sql_path(column: str) -> str:
+    """A column as SQL, or a field of a record in one: ``payload.amount``."""
+    return ".".join(f"`{part}`" for part in column.split("."))
 
 
 def _field(fields: Mapping[str, Any], path: str) -> Any:
@@ -117,8 +114,6 @@ def _field(fields: Mapping[str, Any], path: str) -> Any:
     found = fields.get(name)
     if isinstance(found, list):
         found = next((each for each in found if each != "null"), None)
-    if isinstance(found, dict) and isinstance(found["type"], dict | list):
-        found = found["type"]
     if not rest:
         return found
     if not isinstance(found, dict) or found["type"] != "record":

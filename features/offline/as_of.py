@@ -18,7 +18,9 @@ from features.compiler.topics import EVENT_TIME
 from features.offline.history import History, HistoryError, computed
 from schemas.tables import DATABASE
 
-__all__ = ["as_of", "entity_times"]
+__all__ = ["TIMES", "as_of", "entity_times"]
+
+TIMES = ("event_timestamp", "event_time")  # what the time of an entity may be called
 
 _MS = pa.timestamp("ms", "UTC")
 _ARROW = {

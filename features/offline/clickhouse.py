@@ -36,12 +36,11 @@ from pydantic import StrictStr
 
 from features.compiler.clickhouse import Known
 from features.compiler.definition import definition
-from features.offline.as_of import as_of, entity_times
+from features.offline.as_of import TIMES, as_of, entity_times
 from features.offline.history import HistoryError
 
 __all__ = ["HeadwaterOfflineStore", "HeadwaterOfflineStoreConfig", "HistoricalFeatures"]
 
-TIMES = ("event_timestamp", "event_time")
 TIMEOUT_S = 300
 
 

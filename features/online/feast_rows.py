@@ -13,13 +13,12 @@ from feast import StreamFeatureView
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.repo_config import RepoConfig
 
-from features.online.embedded import ViewCodec, WriteRow, view_codec
+from features.online.embedded import EPOCH, ViewCodec, WriteRow, view_codec
 from features.online.rows import Row, StoreBusyError, StoreError
 from schemas.codec import DecodeError
 
 __all__ = ["FeastRows"]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RETRY_SECONDS = 1.0
 log = logging.getLogger(__name__)
 

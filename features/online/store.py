@@ -10,7 +10,7 @@ __all__ = ["FeatureRows", "open_store"]
 
 
 class FeatureRows(Protocol):
-    """Feature rows, the newest of each entity. Satisfied by ``RowStore`` and ``RedisRows``.
+    """Feature rows, the newest of each entity. Satisfied by ``RowStore``, ``RedisRows`` and ``FeastRows``.
 
     Attributes
     ----------

@@ -1,8 +1,6 @@
 package headwater.flink.tiles;
 
 import java.util.ArrayList;
-import java.util.Arrays;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -27,14 +25,12 @@ final class Plan {
     private static final class Feature {
         final Aggregate aggregate;
         final int slot;
-        final int window;
         final long slideMs;
         final int place;
 
-        Feature(Aggregate aggregate, int slot, int window, long slideMs, int place) {
+        Feature(Aggregate aggregate, int slot, long slideMs, int place) {
             this.aggregate = aggregate;
             this.slot = slot;
-            this.window = window;
             this.slideMs = slideMs;
             this.place = place;
         }
@@ -90,9 +86,8 @@ final class Plan {
                 columnOf.add(column < 0 ? row -> true : RowData.createFieldGetter(type, column));
                 return kindOf.size() - 1;
             });
-            long window = Long.parseLong(words[3]) / hopMs;
-            byWindow.computeIfAbsent(window, none -> new ArrayList<>())
-                    .add(new Feature(aggregate, slot, (int) window, Long.parseLong(words[4]), place));
+            byWindow.computeIfAbsent(Long.parseLong(words[3]) / hopMs, none -> new ArrayList<>())
+                    .add(new Feature(aggregate, slot, Long.parseLong(words[4]), place));
             fields[place] = DataTypes.FIELD(words[0], aggregate.output);
         }
         kinds = kindOf.toArray(new Kind[0]);
@@ -119,7 +114,7 @@ final class Plan {
         return new Tile(kinds);
     }
 
-    /** A tile of the slots that some window reads; null where no value was found. */
+    /** Count a record, and take what of it is a value. */
     void add(Tile tile, RowData row, long time) {
         tile.records++;
         for (int slot = 0; slot < kinds.length; slot++) {

@@ -112,13 +112,14 @@ public final class TileFeatures extends ProcessTableFunction<RowData> implements
             Context context, MapView<Long, Tile> tiles, MapView<Integer, Long> newest, RowData input, String text)
             throws Exception {
         TimeContext<Long> time = context.timeContext(Long.class);
-        long number = Math.floorDiv(time.time(), plan.hopMs);
+        long now = time.time();
+        long number = Math.floorDiv(now, plan.hopMs);
         Tile tile = tiles.get(key(0, number));
         if (tile == null) {
             tile = plan.tile();
             time.registerOnTime((number + 1) * plan.hopMs - 1);
         }
-        plan.add(tile, input, time.time());
+        plan.add(tile, input, now);
         tiles.put(key(0, number), tile);
     }
 
