@@ -1,15 +1,18 @@
 """A table environment on a Flink session cluster, and a job sent to it."""
 
 import sys
+import threading
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
+from py4j.java_gateway import GatewayConnection, JavaGateway
 from pyflink.common import Configuration
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-__all__ = ["Cluster", "send", "stream_environment"]
+__all__ = ["Cluster", "gateway", "send", "stream_environment"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,40 @@ class Cluster:
     jars: tuple[str, ...] = ()
     checkpoint_ms: int = 1000
     savepoint: str = ""
+
+
+class _OwnConnections(threading.local):
+    """The idle connections of py4j's client: each thread finds those that it opened itself."""
+
+    def __init__(self) -> None:
+        self._idle: list[GatewayConnection] = []
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def pop(self) -> GatewayConnection:
+        return self._idle.pop()
+
+    def append(self, connection: GatewayConnection) -> None:
+        self._idle.append(connection)
+
+
+def gateway() -> JavaGateway:
+    """PyFlink's Java virtual machine, in which each of our threads keeps to one of its own.
+
+    Flink's planner leaves what it needs in the Java thread that made the table environment, and fails in another
+    (``NullPointerException: metadataHandlerProvider``, FLINK-23020). py4j gives a command whichever connection is idle,
+    and with it another Java thread, once two of our threads were at it at the same time; a garbage collection that
+    comes by in a progress bar's thread is enough.
+    """
+    found = get_gateway()
+    client: Any = found._gateway_client
+    if not isinstance(client.deque, _OwnConnections):
+        ours = _OwnConnections()
+        while client.deque:
+            ours.append(client.deque.popleft())
+        client.deque = ours
+    return found
 
 
 def stream_environment(cluster: Cluster, name: str) -> StreamTableEnvironment:
@@ -70,7 +107,7 @@ def stream_environment(cluster: Cluster, name: str) -> StreamTableEnvironment:
         if value:
             configuration.set_string(key, value)
     # get_execution_environment() would give a local one whatever execution.target says; this constructor obeys it.
-    environment = get_gateway().jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
+    environment = gateway().jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
     return StreamTableEnvironment.create(StreamExecutionEnvironment(environment(configuration._j_configuration)))
 
 

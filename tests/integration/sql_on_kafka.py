@@ -17,6 +17,7 @@ from compose.local.formats import format_jar
 from compose.local.jars import jars
 from compose.local.java import java_home
 from compose.local.platform import Platform
+from jobs.cluster import gateway
 from jobs.tables import avro_columns
 
 
@@ -28,6 +29,7 @@ class Sql:
         self.admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
         flink = urlsplit(platform.endpoints.flink)
         os.environ.setdefault("JAVA_HOME", str(java_home()))
+        gateway()
         configuration = Configuration()
         for key, value in {
             "execution.target": "remote",
