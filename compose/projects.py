@@ -104,7 +104,9 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
             compile_view(view)
             source = stream_source(view)
             name = source.kafka_options.topic
-            topics[name] = Topic(name, schema_id(source), key="", definition=avro_schema(source))
+            topics[name] = Topic(
+                name, schema_id(source), key="", definition=avro_schema(source), time=source.timestamp_field
+            )
             topics[feature_topic(view).name] = feature_topic(view)
     except (RepoError, UnsupportedViewError) as exc:
         raise PlatformError(f"{exc}.") from exc

@@ -15,15 +15,17 @@ the end of a partition are re-read too.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from jobs.quiet import QuietTopics
 from schemas.batch import BatchDecoder, nulls_through
 from schemas.codec import DecodeError
 from schemas.tables import DATABASE, OFFSET, PARTITION, columns, create_table, table_name
@@ -32,6 +34,7 @@ from schemas.topics import DLQ_SUFFIX, WITH_PROGRESS, Topic
 __all__ = ["STORE_ERRORS", "ArchiveError", "Archiver", "Limits", "prepare_tables", "table_positions"]
 
 JOB = "archive"
+ASK_SECONDS = 1.0
 STORE_ERRORS = (ClickHouseError, OSError)
 log = logging.getLogger(JOB)
 
@@ -164,6 +167,7 @@ class Archiver:
         self._oldest = 0.0
         self.counts = {"rows": 0, "dead_letters": 0, "skipped": 0, "inserts": 0}
         prepare_tables(client, topics, database)
+        self._quiet = QuietTopics(kafka, dict(self._newest_times()), clock)
         self.rewind()
 
     def rewind(self) -> None:
@@ -187,6 +191,7 @@ class Archiver:
         due = self._rows >= self._limits.rows or self._bytes >= self._limits.size_bytes
         if self._rows and (due or self._clock() - self._oldest >= self._limits.delay_ms / 1e3):
             self.flush()
+        self._quiet.look(self._all_read)
 
     def flush(self) -> None:
         """Write everything buffered: dead letters first, see the module."""
@@ -198,6 +203,7 @@ class Archiver:
                 self._client.insert_arrow(table_name(name), table, database=self._database)
                 self.counts["inserts"] += 1
                 self.counts["rows"] += table.num_rows
+                self._note_time(name, table)
         self._batches.clear()
         self._rows = self._bytes = 0
 
@@ -216,6 +222,31 @@ class Archiver:
     def close(self) -> None:
         """Leave without writing; what is buffered is read again."""
         self._consumer.close()
+        self._quiet.close()
+
+    def _note_time(self, name: str, table: pa.Table) -> None:
+        if time := self._topics[name].time:
+            times = table[time].cast(pa.timestamp("ms", table.schema.field(time).type.tz), safe=False)
+            if (newest := pc.max(times).value) is not None:
+                self._quiet.came(name, newest)
+
+    def _all_read(self, name: str) -> bool:
+        """Whether Kafka, asked now, has nothing of a topic that was not read."""
+        # Not get_watermark_offsets: while the broker is away, librdkafka may abort the process in it (its issue 5160).
+        newest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(*place): newest for place in self._next if place[0] == name}
+        asked = self._admin.list_offsets(wanted, request_timeout=ASK_SECONDS)
+        return all(found.result().offset <= self._next[name, at.partition] for at, found in asked.items())
+
+    def _newest_times(self) -> Iterator[tuple[str, int]]:
+        """Of the topics whose time goes on by the wall clock, as far as their tables have rows."""
+        for topic in self._topics.values():
+            if topic.time:
+                table = f"`{self._database}`.`{table_name(topic.name)}`"
+                text = f"SELECT toUnixTimestamp64Milli(toDateTime64(max(`{topic.time}`), 3)), count() FROM {table}"
+                ((newest, rows),) = self._client.query(text).result_rows
+                if rows:
+                    yield topic.name, int(newest)
 
     def _take(self, message: Message) -> None:
         place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from features.compiler.flink import interval
 from schemas.codec import Codec, field_kinds
-from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX, Topic
+from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, Topic
 
 __all__ = [
     "Broker",
@@ -62,7 +62,8 @@ class Broker:
         Watermarks are multiples of this, whole seconds; 0 leaves them as they come.
     idle : str
         A partition without records for so long, a Flink duration, does not hold the others back; what comes to it
-        later may be late. Empty: they wait for ever, which is what a replay wants.
+        later may be late. Where all are, time goes on with ``<topic>.clock``, see :mod:`jobs.quiet`. Empty: they wait
+        for ever, which is what a replay wants.
     bounded : bool
         Read what there is and end, as a measurement does.
     """
@@ -156,7 +157,8 @@ def event_source(
     usable = avro_columns(schema)
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in usable.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
-    options = {**_reader(broker, name), **_value(schema, schema_id)}
+    read = f"{name};{name}{CLOCK_SUFFIX}" if broker.idle else name
+    options = {**_reader(broker, read), **_value(schema, schema_id)}
     records = (
         f"CREATE TEMPORARY TABLE {table}_records (\n  {columns},\n"
         "  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
@@ -323,8 +325,9 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         options["scan.watermark.idle-timeout"] = broker.idle
     if broker.align:
         # Without this a replay reads one topic months ahead of another and joins hold the difference in state.
+        # Not with somebody else's topics: their views do not meet, and one of years ago would hold up one of today.
         options |= {
-            "scan.watermark.alignment.group": broker.job,
+            "scan.watermark.alignment.group": f"{broker.job}-{topic}" if broker.idle else broker.job,
             "scan.watermark.alignment.max-drift": broker.align,
             "scan.watermark.alignment.update-interval": f"{broker.align_ms} ms",
         }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "CLOCK_SUFFIX",
     "DAY_MS",
     "DLQ_SUFFIX",
     "LATE_SUFFIX",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 DAY_MS = 86_400_000
+CLOCK_SUFFIX = ".clock"
 DLQ_SUFFIX = ".dlq"
 LATE_SUFFIX = ".late"
 # Topics of ours in which a record without a key is no row but the progress of time.
@@ -52,6 +54,8 @@ class Topic:
         Keep the newest record of each key instead of a time span.
     definition : dict, optional
         The Avro schema where it is generated from a Feast repo; otherwise ``schemas/avro/<name>.avsc`` holds it.
+    time : str
+        Of somebody else's events: the field of their event time, which goes on by the wall clock where none come.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Topic:
     retention_ms: int = -1
     compacted: bool = False
     definition: dict[str, Any] | None = field(default=None, hash=False)
+    time: str = ""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -109,7 +114,13 @@ def topics_to_json(topics: Iterable[Topic]) -> str:
     """Topics with their schemas: for the processes that have no use for Feast, which those come from."""
     return json.dumps(
         [
-            {"name": each.name, "schema_id": each.schema_id, "key": each.key, "definition": each.schema}
+            {
+                "name": each.name,
+                "schema_id": each.schema_id,
+                "key": each.key,
+                "definition": each.schema,
+                "time": each.time,
+            }
             for each in topics
         ]
     )
@@ -118,6 +129,12 @@ def topics_to_json(topics: Iterable[Topic]) -> str:
 def topics_from_json(text: str) -> list[Topic]:
     """What :func:`topics_to_json` was given."""
     return [
-        Topic(each["name"], each["schema_id"], key=each.get("key", ""), definition=each["definition"])
+        Topic(
+            each["name"],
+            each["schema_id"],
+            key=each.get("key", ""),
+            definition=each["definition"],
+            time=each.get("time", ""),
+        )
         for each in json.loads(text)
     ]
