@@ -11,7 +11,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from compose.reading import TopicReader
+from jobs.reading import TopicReader
 from schemas.codec import Codec, DecodeError
 from schemas.topics import TOPICS
 

@@ -6,7 +6,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from compose.control import WINDOWS_TOPIC, milliseconds
-from compose.reading import TopicReader
+from jobs.reading import TopicReader
 from schemas.codec import Codec, DecodeError
 from schemas.topics import DAY_MS, TOPICS
 

@@ -3,6 +3,9 @@
 Reads ``payload.json`` of the directory, trains a challenger on the features that were logged with each prediction and
 the labels known at the cutoff, holds it against the champion on the newest week, writes model, card and reference
 beside each other, tells MLflow, and leaves ``result.json`` by a rename. The same rows give the same model.
+
+A model is no better than what it is fed: the newest week's logged features are computed again from the archived events,
+and where they are not what their definitions say, no challenger wins.
 """
 
 import os
@@ -20,10 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-import clickhouse_connect
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -31,6 +32,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss, roc_auc_score
 
 from features.compiler.inputs import Inputs
+from jobs.reading import client_of
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
 from monitors.evaluate import TILE_MS, sketch_losses
@@ -38,6 +40,9 @@ from monitors.reference import ColumnSpec, Role
 from monitors.sketches import sketch_batch
 from monitors.thresholds import build_reference
 from schemas.topics import DAY_MS
+
+if TYPE_CHECKING:
+    from features.comparison import Parity
 
 __all__ = ["Run", "column_specs", "fit", "fit_on_history", "main", "train"]
 
@@ -81,8 +86,7 @@ class Run:
 
 def load(payload: Mapping[str, Any], inputs: Inputs) -> Run:
     """Labelled traffic as it was known at the cutoff, without quarantined spans; ordered, so that runs repeat."""
-    address = urlsplit(payload["clickhouse"])
-    client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+    client = client_of(payload["clickhouse"])
     columns = ", ".join(f"p.`{name}` AS `{name}`" for name in (*inputs.columns, inputs.prior))
     spans = "".join(
         f" AND NOT (p.event_time >= fromUnixTimestamp64Milli({int(start)}) "
@@ -175,9 +179,12 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
         fitted = begin_fit(matrix, label)
         champion = judge(label[held], champion_scores(payload, run.frame[held], inputs))
         challenger = judge(label[held], rival.result().predict_proba(matrix[held])[:, 1])
-        won = challenger["log_loss"] <= champion["log_loss"] - payload["margin"]
+        parity = proof(payload)
+        proven = parity.mismatches <= payload["parity"] * parity.compared
+        won = proven and challenger["log_loss"] <= champion["log_loss"] - payload["margin"]
         both = (("champion", champion), ("challenger", challenger))
         told = {f"{who}_{name}": value for who, of in both for name, value in of.items()}
+        told |= {"parity_compared": parity.compared, "parity_mismatches": parity.mismatches}
         ledger = Registry(payload, run)
         ledger.log(told)
         # A model that lost is not kept: its figures and its data are, in the run.
@@ -192,19 +199,41 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
             (directory / "reference.avro").write_bytes(reference(run, recent, unseen, version, payload))
             uri = str(directory)
     verdict = (
-        f"log loss {challenger['log_loss']:.4f} against {champion['log_loss']:.4f} on {held.sum():,} held-out rows"
+        f"log loss {challenger['log_loss']:.4f} against {champion['log_loss']:.4f} on {held.sum():,} held-out rows; "
+        f"it had to win by {payload['margin']}"
     )
     return {
         "status": "succeeded",
         "version": version,
         "uri": uri,
         "decision": "promoted" if won else "refused",
-        "reason": f"{verdict}; it had to win by {payload['margin']}",
+        "reason": verdict if proven else f"{disproof(parity)}; {verdict}",
         "margin": payload["margin"],
         "held_out_rows": int(held.sum()),
         "seconds": round(time.monotonic() - began, 2),
         **told,
     }
+
+
+def proof(payload: Mapping[str, Any]) -> "Parity":
+    """The held-out rows' logged features against their definitions, each as of the row it was logged to come from."""
+    from features.compiler.repo import load_repo  # Feast takes seconds to import: while the challenger is fitted
+    from jobs.parity import verify
+
+    end_ms = payload["cutoff_ms"] + 1
+    start_ms = end_ms - HELD_OUT_MS
+    repo, client = load_repo(Path(payload["repo"])), client_of(payload["clickhouse"])
+    return verify(client, payload["kafka"], repo, "latest", start_ms, end_ms, payload["model"]).parity
+
+
+def disproof(parity: "Parity") -> str:
+    """What does not agree, in words."""
+    wrong = {name: each.mismatches for name, each in parity.by_feature.items() if each.mismatches}
+    worst = sorted(wrong, key=lambda name: -wrong[name])[:3]
+    return (
+        f"{parity.mismatches:,} of {parity.compared:,} logged feature values are not what their definitions say, most "
+        f"of {', '.join(worst)}: `headwater verify --mode latest` shows them"
+    )
 
 
 def span_of(run: Run) -> list[int]:

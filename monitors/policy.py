@@ -82,6 +82,8 @@ class Policy:
     retrain_max_30d : int
     margin : float
         Log loss by which a challenger has to win.
+    parity : float
+        Share of the held-out rows' feature values that may differ from their definitions; with more, none wins.
     severity_min : str
     concurrency : int
         Training runs of the model at a time.
@@ -100,6 +102,7 @@ class Policy:
     debounce_ms: int = 0
     retrain_max_30d: int = 3
     margin: float = 0.001
+    parity: float = 0.0
     severity_min: str = "warning"
     concurrency: int = 1
     expected: tuple[str, ...] = ("data", "features", "performance", "sequential")
@@ -115,6 +118,7 @@ class Policy:
         _require(self.concurrency == 1, "concurrency", "1: runs of one model follow one another", self.concurrency)
         _require(self.retrain_max_30d > 0, "retrain_max_30d", "a positive number", self.retrain_max_30d)
         _require(math.isfinite(self.margin) and self.margin >= 0, "margin", "a number not below zero", self.margin)
+        _require(0 <= self.parity <= 1, "parity", "a share, 0 to 1", self.parity)
         _require(self.severity_min in SEVERITIES, "severity_min", f"one of {SEVERITIES}", self.severity_min)
         _require(set(self.quarantine.causes) <= set(CAUSES), "causes", f"some of {CAUSES}", self.quarantine.causes)
         _require(bool(self.expected), "monitors.expected", "at least one monitor", self.expected)
@@ -299,6 +303,7 @@ _KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "retrain_max_30d": ("a whole number", (int,)),
     "concurrency": ("a whole number", (int,)),
     "margin": ("a number", (int, float)),
+    "parity": ("a number", (int, float)),
 }
 
 

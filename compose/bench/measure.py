@@ -19,10 +19,10 @@ from compose.local.home import Home, PlatformError
 from compose.local.jobs import FlinkRest, JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, python_module
-from compose.reading import TopicReader, client_of, reader
 from compose.services import derived_topics, headwater_platform
 from jobs.archiving import Archiver
 from jobs.kafka import Publish, Writer
+from jobs.reading import TopicReader, client_of, reader
 from schemas.topics import topic
 
 __all__ = ["MEANING", "repetition"]

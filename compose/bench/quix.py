@@ -10,7 +10,7 @@ from confluent_kafka import Message
 
 from compose.bench.payments import SCHEMA, Spans, make_topics
 from compose.local.home import PlatformError
-from compose.reading import TopicReader
+from jobs.reading import TopicReader
 
 __all__ = ["quix_program", "quix_seconds", "quix_values"]
 

@@ -21,8 +21,8 @@ from compose.local.flink import client_environ
 from compose.local.home import PlatformError
 from compose.local.jobs import ENDED, FlinkRest
 from compose.local.platform import Platform
-from compose.reading import TopicReader
 from features.compiler.topics import feature_codec
+from jobs.reading import TopicReader
 from schemas.batch import to_arrow
 
 __all__ = ["Run", "Runs", "State", "until"]

@@ -48,12 +48,12 @@ def command(
     if end <= start:
         raise click.UsageError("Expected --to to be later than --from.")
     from compose.history import write_online, write_parquet, write_table
-    from compose.reading import client_of
     from compose.services import REPO
     from features.compiler.repo import RepoError, load_repo
     from features.compiler.topics import UnsupportedViewError
     from features.offline.history import HistoryError, computed
     from features.online.rows import StoreError
+    from jobs.reading import client_of
 
     home, running = running_platform()
     os.environ["HEADWATER_HOME"] = str(home.root)  # the flights' feature_store.yaml asks for it

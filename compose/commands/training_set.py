@@ -30,12 +30,12 @@ def command(repo: Path | None, entities: Path, service: str, output: Path, known
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from compose.reading import client_of
     from compose.services import REPO
     from compose.training_set import training_set
     from features.compiler.repo import RepoError, load_repo
     from features.compiler.topics import UnsupportedViewError
     from features.offline.history import HistoryError
+    from jobs.reading import client_of
 
     client = client_of(running_platform()[1].endpoints.clickhouse)
     console = Console(stderr=True)

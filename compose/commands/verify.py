@@ -15,8 +15,8 @@ from compose.commands.target import running_platform
 from compose.local.platform import Running
 
 if TYPE_CHECKING:
-    from compose.served import Served
-    from compose.verification import Verification
+    from jobs.parity import Verification
+    from jobs.served import Served
 
 __all__ = ["command"]
 
@@ -78,11 +78,11 @@ def _compared(
     span: tuple[int | None, int | None],
     tell: Callable[[str], None],
 ) -> "Verification | Served":
-    from compose.reading import client_of
-    from compose.served import verify_rows
     from compose.services import REPO
-    from compose.verification import verify
     from features.compiler.repo import load_repo
+    from jobs.parity import verify
+    from jobs.reading import client_of
+    from jobs.served import verify_rows
 
     client, kafka = client_of(running.endpoints.clickhouse), running.endpoints.kafka
     try:

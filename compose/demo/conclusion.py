@@ -13,11 +13,11 @@ from compose.demo.ledger import count
 from compose.demo.summary import Summary, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
-from compose.reading import client_of
 from compose.services import INPUTS_FILE, REPO
-from compose.verification import verify
 from features.compiler.inputs import read_inputs
 from features.compiler.repo import load_repo
+from jobs.parity import verify
+from jobs.reading import client_of
 from jobs.serving import Scorer
 
 __all__ = ["conclude", "failure", "first_model", "half_year_model"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Message
 
-from compose.reading import TopicReader
+from jobs.reading import TopicReader
 from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX
 
 __all__ = ["OFFSET_BITS", "Aside", "Places", "TopicKeys", "is_aside"]

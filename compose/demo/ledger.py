@@ -17,7 +17,7 @@ from clickhouse_connect.driver.client import Client
 
 from compose.control import CONTROL_TOPICS, ControlLog, Incident, fold
 from compose.demo.keys import OFFSET_BITS, Aside, Places, TopicKeys, is_aside
-from compose.reading import reader
+from jobs.reading import reader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 
 __all__ = ["EVENTS", "FEATURES", "LATEST_VIEWS", "PREDICTIONS", "REQUESTS", "Hop", "Ledger", "LedgerError", "count"]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from compose.control import WINDOWS_TOPIC, ControlLog, milliseconds
 from compose.demo.keys import Aside, is_aside
 from compose.demo.ledger import REQUESTS
-from compose.reading import reader
+from jobs.reading import reader
 from jobs.retraining.payload import Archive
 from schemas.tables import table_name
 from schemas.topics import DAY_MS

@@ -22,7 +22,7 @@ from clickhouse_connect.driver.client import Client
 from compose.control import ControlLog, Incident, fold, milliseconds
 from compose.demo.ledger import Ledger
 from compose.performance import Score, brief, input_columns, labelled
-from compose.verification import Verification
+from jobs.parity import Verification
 
 __all__ = ["Comparison", "Month", "Summary", "compare", "digest", "half_year_split", "read_incidents", "summarize"]
 

@@ -99,7 +99,7 @@ def plain_inputs(inputs: ModelInputs) -> Inputs:
         features=inputs.features,
         prior=inputs.prior,
         context=tuple(sorted(inputs.context)),
-        feeds={name: feeds.get(name.partition("__")[0], inputs.requests) for name in inputs.columns},
+        feeds={name: feeds.get(name.partition("__")[0], inputs.requests) for name in (*inputs.columns, inputs.prior)},
     )
 
 

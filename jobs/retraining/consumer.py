@@ -25,7 +25,7 @@ from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, deco
 from jobs.retraining.backends.base import Backend, BackendError, ConflictError, Submission, payload_hash
 from jobs.retraining.backends.local import LocalBackend
 from jobs.retraining.claims import UNKNOWN, Claims, next_step
-from jobs.retraining.payload import EPOCH, Places, Sources
+from jobs.retraining.payload import EPOCH, REPO, Places, Sources
 from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
 from schemas.codec import DecodeError
 
@@ -345,6 +345,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", default=default, required=default is None, metavar=metavar)
     parser.add_argument("--policy", default=DEFAULT_POLICY, help="YAML; default: the one of the flights")
     parser.add_argument("--mlflow", help="tracking URI; default: sqlite under the home directory")
+    parser.add_argument("--repo", type=Path, default=REPO, help="Feast repo of the models; default: the flights")
     parser.add_argument("--inputs", type=Path, help="what the models read, JSON; default: inputs.json of the home")
     trainer = [sys.executable, "-m", "jobs.training"]
     parser.add_argument("--command", nargs=argparse.REMAINDER, default=trainer, help="what trains; comes last")
@@ -358,7 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: stops.append(number))
     home = Path(args.home).absolute()
-    places = Places(args.clickhouse, args.mlflow or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}", str(home / "models"))
+    mlflow_uri = args.mlflow or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+    places = Places(args.clickhouse, mlflow_uri, str(home / "models"), str(args.repo))
     backend = LocalBackend(home / "runs", args.command)
     try:
         policy = load_policy(args.policy)

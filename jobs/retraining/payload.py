@@ -6,6 +6,7 @@ Everything is read from topics as of the event's time, so a payload made again a
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,10 +20,11 @@ from monitors.policy import Policy, quarantine_spans
 from schemas.codec import DecodeError
 from schemas.topics import TOPICS
 
-__all__ = ["EPOCH", "Archive", "Places", "Sources", "champion_at", "last_kept_offset", "training_payload"]
+__all__ = ["EPOCH", "REPO", "Archive", "Places", "Sources", "champion_at", "last_kept_offset", "training_payload"]
 
 EPOCH = 1
 """Of a region that has never handed over."""
+REPO = Path(__file__).parents[2] / "features"
 LOOK_BACK = 256
 READ_SECONDS = 30.0
 
@@ -37,11 +39,14 @@ class Places:
         ``http://host:port``.
     mlflow_uri : str
     models_dir : str
+    repo : str
+        The Feast repo that defines what the models read.
     """
 
     clickhouse: str
     mlflow_uri: str
     models_dir: str
+    repo: str
 
 
 def training_payload(
@@ -74,8 +79,11 @@ def training_payload(
         "quarantine": [list(span) for span in spans],
         "champion": champion_at(cutoff_ms, [record for name, record in told if name == "models.control"]),
         "margin": policy.margin,
+        "parity": policy.parity,
         "reason": event["reason"],
         "inputs": dict(inputs),
+        "kafka": kafka,
+        "repo": places.repo,
         "clickhouse": places.clickhouse,
         "mlflow_uri": places.mlflow_uri,
         "models_dir": places.models_dir,
@@ -192,7 +200,9 @@ class Sources:
             known = ", ".join(sorted(self.inputs)) or "none"
             return [f"what model {model!r} reads: known are {known}; is it a feature service of the repo?"]
         if key not in self._ends:
-            self._ends[key] = self._archive.ends((f"predictions.{model}", self.inputs[model].labels))
+            inputs = self.inputs[model]
+            read = {f"predictions.{model}", inputs.labels, *inputs.feeds.values()}
+            self._ends[key] = self._archive.ends(tuple(sorted(read)))
         found = self._archive.lag(self._ends[key])
         if not found:
             del self._ends[key]

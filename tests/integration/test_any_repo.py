@@ -23,11 +23,11 @@ from feast import FeatureStore
 from compose.local.home import Home
 from compose.local.platform import Platform, Running, local_services
 from compose.projects import services
-from compose.reading import client_of
-from compose.served import verify_rows
 from features.comparison import Parity
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
+from jobs.reading import client_of
+from jobs.served import verify_rows
 from schemas.codec import Codec
 
 REPO = Path(__file__).parents[1] / "repos" / "shop"

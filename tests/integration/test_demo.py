@@ -19,6 +19,7 @@ import pytest
 from compose.local import watchdog
 from compose.local.home import Home
 from compose.local.platform import Running
+from jobs.reading import client_of
 
 FLIGHTS = 33_000
 TIMEOUT_S = 600
@@ -93,12 +94,15 @@ class Demo:
         self._err.seek(0)
         return self._err.read()[-4000:] + self._out.read()[-2000:]
 
+    def last_line(self) -> str:
+        """Of what it printed so far."""
+        return (Path(self._out.name).read_text().splitlines() or [""])[-1]
+
     def summary(self) -> dict[str, Any]:
         """What it printed last, once it has ended well."""
         code = self.process.wait(TIMEOUT_S)
         assert code == 0, self.text()
-        self._out.seek(0)
-        return dict(json.loads(self._out.read().splitlines()[-1]))
+        return dict(json.loads(self.last_line()))
 
     def end(self) -> None:
         self.process.kill()
@@ -122,17 +126,53 @@ def checked(summary: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    demo = Demo(tmp_path_factory.mktemp("peace"))
+    """The summary, and with ``trained_again`` the result of the first model's training on features that went wrong."""
+    demo = Demo(tmp_path_factory.mktemp("peace"), "--keep")
     try:
-        return demo.summary()
+        demo.until(lambda: demo.last_line().startswith("{"), "the summary")
+        summary = dict(json.loads(demo.last_line()))
+        return summary | {"trained_again": trained_on_wrong_features(demo)}
     finally:
         demo.end()
+
+
+def trained_on_wrong_features(demo: Demo) -> dict[str, Any]:
+    """Change what was logged with ten requests of the held-out week, and have the first model trained once more."""
+    (first,) = demo.home.path("runs").glob("*/payload.json")
+    payload = json.loads(first.read_text())
+    wrong = "origin__dep_count_1h"
+    client = client_of(payload["clickhouse"])
+    before = f"event_time <= fromUnixTimestamp64Milli({payload['cutoff_ms']})"
+    client.command(
+        f"ALTER TABLE headwater.predictions_delay UPDATE {wrong} = {wrong} + 1 WHERE request_id IN (SELECT request_id "
+        f"FROM headwater.predictions_delay WHERE {before} AND {wrong} > 0 ORDER BY event_time DESC LIMIT 10)",
+        settings={"mutations_sync": 1},
+    )
+    again = demo.home.path("again")
+    again.mkdir()
+    (again / "payload.json").write_text(json.dumps(payload))
+    command = [sys.executable, "-m", "jobs.training", "--run", str(again)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads((again / "result.json").read_text()))
 
 
 def test_everything_adds_up_and_every_feature_is_right(peace: dict[str, Any]) -> None:
     checked(peace)
     assert peace["events"] == sum(peace["events_by_topic"].values()) > 100_000
     assert peace["auc"]["live"] > 0.6
+
+
+def test_a_model_of_wrong_features_is_not_promoted(peace: dict[str, Any]) -> None:
+    """The very run that gave the first model: ten values in the log are not what their definition says."""
+    assert (peace["promotions"], peace["refusals"]) == (1, 0)
+    found = peace["trained_again"]
+    assert found["decision"] == "refused"
+    assert found["parity_mismatches"] == 10
+    assert found["parity_compared"] > 100_000
+    assert "10 of" in found["reason"]
+    assert "origin__dep_count_1h" in found["reason"]
+    assert found["challenger_log_loss"] < found["champion_log_loss"]  # it would have won
 
 
 def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from own_services import own_kafka
 
-from compose.reading import TopicReader
 from jobs.promises import QUIET_SECONDS, QUIET_SECONDS_MAX, Promises
+from jobs.reading import TopicReader
 from schemas.codec import Codec
 from schemas.topics import Topic
 

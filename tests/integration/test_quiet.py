@@ -17,11 +17,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from compose.local.home import Home
 from compose.local.platform import Platform, Running, local_services
 from compose.projects import services
-from compose.reading import TopicReader
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
 from features.compiler.topics import feature_topic
 from jobs.quiet import QUIET_SECONDS, QuietTopics
+from jobs.reading import TopicReader
 from schemas.codec import Codec
 from schemas.topics import CLOCK_SUFFIX, LATE_SUFFIX
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from clickhouse_connect.driver.client import Client
 
-from compose.served import records_of
 from features.comparison import Parity, compare, together
 from features.compiler.clickhouse import SETTINGS
 from features.compiler.definition import Definition, definition
@@ -16,6 +15,7 @@ from features.compiler.repo import Repo
 from features.compiler.service import ModelInputs, column_of, model_inputs, time_of
 from features.compiler.topics import EVENT_TIME
 from features.witness import newest
+from jobs.served import records_of
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 
 __all__ = ["Verification", "verify"]
@@ -88,8 +88,10 @@ def verify(
     for view in inputs.views:
         meaning = views[view.name]
         progress(f"{view.name}: reading records")
-        events, _ = records_of(client, kafka, view)
         at = logged[time_of(view.name)].reindex(requests.index) if mode == "latest" else requests[EVENT_TIME]
+        # The row of a request may be much older than the request; that it says it comes from, is not.
+        oldest = int(at.min()) if mode == "latest" and at.notna().any() else None
+        events, _ = records_of(client, kafka, view, oldest)
         progress(f"{view.name}: computing the features of {len(requests):,} requests again")
         expected = newest(meaning, events, requests[list(meaning.keys)], at.to_numpy())
         parities[view.name] = compare(meaning, expected, _logged(meaning, logged))

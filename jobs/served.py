@@ -10,7 +10,6 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Message
 from feast import StreamFeatureView
 
-from compose.reading import TopicReader
 from features.comparison import SCALED, Parity, compare_rows, magnitudes, together
 from features.compiler.clickhouse import SETTINGS, CompiledHistory, compile_history
 from features.compiler.definition import ANY, Definition, definition
@@ -19,6 +18,7 @@ from features.compiler.sources import sql_path, stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
 from features.offline.history import archive_of, check, settled_ms
 from features.witness import rows
+from jobs.reading import TopicReader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 from schemas.topics import LATE_SUFFIX
 
