@@ -199,7 +199,7 @@ class _RowEncoder:
             return good, list(bad.values())
         times = time_bytes(np.fromiter((time_ms for _, time_ms, _ in rows), np.int64, len(rows)))
         columns = [encode(values.column(name)) for name, encode in self._features]
-        return calls(self._table, self._keys.encode(keys), list(zip(times, *columns, strict=True))), []
+        return calls(self._table, self._keys.encode(keys), [times, *columns]), []
 
 
 def _table(config: RepoConfig, view: FeatureView, features: Sequence[str]) -> Table:
@@ -219,7 +219,7 @@ def _message_calls(
         (_timestamp(event_time), *(values[name].SerializeToString() for name in features))
         for _, values, event_time, _ in rows
     ]
-    return calls(_table(config, view, features), keys, encoded)
+    return calls(_table(config, view, features), keys, [list(each) for each in zip(*encoded, strict=True)])
 
 
 def _timestamp(event_time: datetime) -> bytes:

@@ -20,10 +20,12 @@ from feast.types import Array, Bool, Bytes, FeastType, Float32, Float64, Int32, 
 
 from features.compiler.topics import UnsupportedViewError
 
-__all__ = ["KeyEncoder", "time_bytes", "value_encoder"]
+__all__ = ["Cells", "KeyEncoder", "time_bytes", "value_encoder"]
 
 ENTITY_KEY_VERSION = 3
-Encoder = Callable[[pa.Array], list[bytes]]
+# Bytes a value: as a list, or where all are of one length w an array of dtype ``V<w>``.
+Cells = list[bytes] | npt.NDArray[np.void]
+Encoder = Callable[[pa.Array], Cells]
 _VARINT, _I64, _LENGTH, _I32 = 0, 1, 2, 5  # wire types
 _WIRE: dict[FeastType, int] = {Float64: _I64, Float32: _I32, String: _LENGTH, Bytes: _LENGTH}  # the others are varints
 _ITEM = b"\x0a"  # field 1, length-delimited: `val` of the list messages
@@ -44,10 +46,10 @@ def value_encoder(dtype: FeastType) -> Encoder:
     else:
         encode = _scalars(_varint(field.number << 3 | _WIRE.get(dtype, _VARINT)), dtype)
 
-    def with_nulls(column: pa.Array) -> list[bytes]:
+    def with_nulls(column: pa.Array) -> Cells:
         if not column.null_count:
             return encode(column)
-        found = iter(encode(column.drop_null()))
+        found = iter(_listed(encode(column.drop_null())))
         return [next(found) if valid else b"" for valid in column.is_valid().to_pylist()]
 
     return with_nulls
@@ -89,7 +91,7 @@ class KeyEncoder:
     def encode(self, batch: pa.RecordBatch) -> list[bytes]:
         """Redis keys of the entities, none of whose join keys is null."""
         prefix, project = self._prefix, self._project
-        columns = [part(batch.column(name)) for part, name in zip(self._parts, self.names, strict=True)]
+        columns = [_listed(part(batch.column(name))) for part, name in zip(self._parts, self.names, strict=True)]
         if len(columns) == 1:
             return [prefix + value + project for value in columns[0]]
         return [prefix + b"".join(values) + project for values in zip(*columns, strict=True)]
@@ -128,7 +130,7 @@ def _lists(prefix: bytes, dtype: Any) -> Encoder:
 
     def encode(column: pa.Array) -> list[bytes]:
         ends = column.offsets.to_pylist()
-        items = items_of(column.values.slice(ends[0], ends[-1] - ends[0])) if ends[-1] > ends[0] else []
+        items = _listed(items_of(column.values.slice(ends[0], ends[-1] - ends[0]))) if ends[-1] > ends[0] else []
         bodies = [b"".join(items[a - ends[0] : b - ends[0]]) for a, b in pairwise(ends)]
         if packed:
             bodies = [_ITEM + _varint(len(body)) + body if body else body for body in bodies]
@@ -144,13 +146,16 @@ def _numbers(column: pa.Array) -> npt.NDArray[np.int64]:
     return column.to_numpy().astype(np.int64, copy=False)
 
 
-def _fixed(prefix: bytes, numbers: npt.NDArray[Any]) -> list[bytes]:
+def _listed(cells: Cells) -> list[bytes]:
+    return cells if isinstance(cells, list) else cells.tolist()
+
+
+def _fixed(prefix: bytes, numbers: npt.NDArray[Any]) -> Cells:
     size, start = numbers.dtype.itemsize, len(prefix)
     cells = np.empty((len(numbers), start + size), np.uint8)
     cells[:, :start] = np.frombuffer(prefix, np.uint8)
     cells[:, start:] = np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, size)
-    blob, width = cells.tobytes(), start + size
-    return [blob[at : at + width] for at in range(0, len(blob), width)]
+    return cells.view(f"V{start + size}").ravel()
 
 
 def _varints(prefix: bytes, numbers: npt.NDArray[np.int64]) -> list[bytes]:

@@ -190,7 +190,8 @@ def seen(platform: Platform, topic: str, watch: Callable[[QuietTopics, Clock], N
     """The heartbeats of a topic whose newest record is of the time 1,000,000."""
     kafka, clock = platform.endpoints.kafka, Clock()
     name = f"{topic}{CLOCK_SUFFIX}"
-    AdminClient({"bootstrap.servers": kafka}).create_topics([NewTopic(name, 1, 1)])[name].result()
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.create_topics([NewTopic(name, 1, 1)])[name].result()
     quiet = QuietTopics(kafka, {topic: 1_000_000}, clock)
     watch(quiet, clock)
     quiet.close()
