@@ -146,6 +146,7 @@ class Archiver:
         self._client, self._database, self._clock = client, database, clock
         self._topics = {topic.name: topic for topic in topics}
         self._decoders = {topic.name: BatchDecoder(topic.schema, topic.schema_id) for topic in topics}
+        self._kafka = kafka
         self._admin = AdminClient({"bootstrap.servers": kafka})
         self._consumer = Consumer(
             {
@@ -236,7 +237,14 @@ class Archiver:
         newest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         wanted = {TopicPartition(*place): newest for place in self._next if place[0] == name}
         asked = self._admin.list_offsets(wanted, request_timeout=ASK_SECONDS)
-        return all(found.result().offset <= self._next[name, at.partition] for at, found in asked.items())
+        try:
+            ends = {at.partition: int(found.result().offset) for at, found in asked.items()}
+        except KafkaException:
+            # A client that knew the leader from before an election is refused for ever (FENCED_LEADER_EPOCH).
+            self._admin = AdminClient({"bootstrap.servers": self._kafka})
+            raise
+        # A partition of which no answer came in time has the offset OFFSET_INVALID, below zero.
+        return all(0 <= end <= self._next[name, partition] for partition, end in ends.items())
 
     def _newest_times(self) -> Iterator[tuple[str, int]]:
         """Of the topics whose time goes on by the wall clock, as far as their tables have rows."""
