@@ -17,7 +17,7 @@ from schemas.codec import field_kinds
 from schemas.tables import column_type
 from schemas.topics import TOPICS, Topic, topics_to_json
 
-__all__ = ["Project", "project_of", "registered", "services"]
+__all__ = ["Project", "definitions_file", "project_of", "registered", "services", "since"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,20 @@ def registered(home: Home) -> dict[str, dict[str, Any]]:
     return {each.stem: json.loads(each.read_text()) for each in files}
 
 
+def definitions_file(home: Home, job: str) -> Path:
+    """Where it is written what a job was submitted with."""
+    # Beside the registrations and not among them: the flights have none.
+    return home.path("projects", "definitions", f"{job}.json")
+
+
+def since(home: Home, job: str) -> dict[str, dict[str, int]]:
+    """By topic where a job's views begin, of those that do not begin with their topic."""
+    file = definitions_file(home, job)
+    begun = json.loads(file.read_text()).get("begun", {}) if file.exists() else {}
+    found = {f"features.{name}": each["offsets"] for name, each in begun.items()}
+    return {name: offsets for name, offsets in found.items() if any(offsets.values())}
+
+
 def services(home: Home) -> Iterator[Service]:
     """The services of every registered project."""
     for name, found in registered(home).items():
@@ -132,10 +146,13 @@ def services(home: Home) -> Iterator[Service]:
                 env=env,
                 depends_on=("kafka", "clickhouse"),
             )
-        topics = ",".join(found["views"])
+        topics, begins = ",".join(found["views"]), since(home, f"features-{name}")
         yield Service(
             name=f"pusher-{name}",
-            argv=python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
+            argv=[
+                *python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
+                *(["--since", json.dumps(begins)] if begins else []),
+            ],
             env=env,
             depends_on=("kafka",),
         )

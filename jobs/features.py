@@ -2,39 +2,81 @@
 
 events ──▶ <view> as SQL ──▶ features.<view>
        └─▶ undecodable, late ─▶ <topic>.dlq, <topic>.late
+
+Views that began together share a source, which decodes a record once for all of them. A view that is to begin at the
+start of its topic, in a job that goes on from a checkpoint, reads it by a source of another generation. Every operator
+with state is found again by a name that says what it belongs to: sources and what they set aside by source and
+generation, windows by view and generation, and the sink of a view by the view alone, so that what it wrote last is
+committed or aborted whatever has become of the view.
+
+One job and not one for each view or topic: decoding is what a record costs most, a job for each view does it as often
+as there are views, and each takes a slot, of which a local cluster has six. So a change costs one more reading of a
+topic, from then on, for the views that it concerns, and nothing for a repo that was never changed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from feast import StreamFeatureView
 from feast.data_source import KafkaSource
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-from features.compiler.flink import TILES, compile_view
+from features.compiler.flink import TILES, compile_view, generation_of
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
 from jobs.tables import Broker, event_source, set_aside, sink
 
-__all__ = ["build", "declare_source"]
+__all__ = ["Generations", "build", "declare_source"]
 
 _TILES_CLASS = "headwater.flink.tiles.TileFeatures"
 
 
-def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[StreamFeatureView]) -> StatementSet:
-    """The job's statements: every source once, a sink for what cannot be used, and one for each view."""
+@dataclass(frozen=True)
+class Generations:
+    """Which reading of its topic each part of a job belongs to; 0 where nothing is said.
+
+    Attributes
+    ----------
+    views : mapping of str to int
+        By view.
+    letters : mapping of str to int
+        By source: the reading whose undecodable records are set aside, by one and no other.
+    """
+
+    views: Mapping[str, int] = field(default_factory=dict)
+    letters: Mapping[str, int] = field(default_factory=dict)
+
+
+def build(
+    environment: StreamTableEnvironment,
+    broker: Broker,
+    views: Iterable[StreamFeatureView],
+    generations: Generations | None = None,
+) -> StatementSet:
+    """The job's statements: every source once a generation, a sink for what cannot be used, and one for each view."""
+    given, views = generations or Generations(), list(views)
     environment.execute_sql(f"CREATE TEMPORARY SYSTEM FUNCTION IF NOT EXISTS {TILES} AS '{_TILES_CLASS}' LANGUAGE JAVA")
     statements = environment.create_statement_set()
-    sources: set[str] = set()
+    for source, generation, read in _readings(views, given):
+        own, letters = replace(broker, generation=generation), given.letters.get(source.name, 0)
+        declare_source(environment, statements, own, source, dead=generation == letters, late=read)
     for view in views:
-        compiled = compile_view(view)
-        if compiled.source not in sources:
-            declare_source(environment, statements, broker, stream_source(view))
-            sources.add(compiled.source)
+        compiled = compile_view(view, given.views.get(view.name, 0))
         for name, select in compiled.views:
             environment.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {select}")
         environment.execute_sql(sink(broker, f"features_{view.name}", feature_topic(view), key=entity_codec(view)))
         statements.add_insert_sql(f"INSERT INTO features_{view.name} SELECT *, `event_time` FROM ({compiled.select})")
     return statements
+
+
+def _readings(views: Iterable[StreamFeatureView], given: Generations) -> Iterable[tuple[KafkaSource, int, bool]]:
+    """Sources and the generations that read them, and whether a view does: one may be left for its letters alone."""
+    sources = {source.name: source for source in map(stream_source, views)}
+    read = dict.fromkeys((stream_source(view).name, given.views.get(view.name, 0)) for view in views)
+    letters = [(name, given.letters.get(name, 0)) for name in sources]
+    return [
+        (sources[name], generation, (name, generation) in read) for name, generation in dict.fromkeys([*read, *letters])
+    ]
 
 
 def declare_source(
@@ -43,14 +85,15 @@ def declare_source(
     broker: Broker,
     source: KafkaSource,
     shift_ms: int = 1,
+    dead: bool = True,
+    late: bool = True,
 ) -> None:
     """Declare a Kafka source's tables and add the statement that sets aside its records that cannot be used."""
     topic, schema, delay_ms = source.kafka_options.topic, avro_schema(source), watermark_delay_ms(source)
-    declared = event_source(
-        broker, source.name, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms
-    )
+    table = generation_of(source.name, broker.generation)
+    declared = event_source(broker, table, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms)
     for ddl in declared:
         environment.execute_sql(ddl)
-    ddl, insert = set_aside(broker, source.name, topic)
+    ddl, insert = set_aside(broker, table, topic, dead, late)
     environment.execute_sql(ddl)
     statements.add_insert_sql(insert)

@@ -1,6 +1,6 @@
 """What the stream served, held against the witness: every row of a view's topic, computed again from its records."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, cast
@@ -18,6 +18,7 @@ from features.compiler.sources import sql_path, stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
 from features.offline.history import archive_of, check, settled_ms
 from features.witness import rows
+from jobs.generations import Begun
 from jobs.reading import TopicReader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 from schemas.topics import LATE_SUFFIX
@@ -58,6 +59,7 @@ def verify_rows(
     start_ms: int | None = None,
     end_ms: int | None = None,
     progress: Callable[[str], object] = lambda _: None,
+    begun: Mapping[str, Begun] | None = None,
 ) -> Served:
     """Compare the archived rows of views with what their archived records should have given.
 
@@ -73,6 +75,9 @@ def verify_rows(
         time could change.
     progress : callable
         Told what is going on.
+    begun : mapping of str to Begun, optional
+        Of views that have changed, by name: rows of before are not looked at, and records that came too late for
+        another reading of the topic count.
 
     Raises
     ------
@@ -86,9 +91,10 @@ def verify_rows(
         end = settled if end_ms is None else min(end_ms, settled)
         progress(f"{view.name}: reading records")
         meaning = definition(view)
-        events, aside = records_of(client, kafka, view, start_ms, end)
+        since = (begun or {}).get(view.name, Begun(0))
+        events, aside = records_of(client, kafka, view, start_ms, end, since.generation)
         progress(f"{view.name}: reading rows")
-        got = _rows(client, view, meaning, start_ms, end)
+        got = _rows(client, view, meaning, start_ms, end, since)
         progress(f"{view.name}: computing the rows of {len(events):,} records again")
         expected = _between(rows(meaning, events, end - 1), start_ms)
         scale = None
@@ -99,14 +105,15 @@ def verify_rows(
     return Served(records, served, late, together(parities))
 
 
-def late_places(kafka: str, topic: str) -> Places:
-    """Partition and offset of the records of a topic that were set aside as late."""
+def late_places(kafka: str, topic: str, generation: int = 0) -> Places:
+    """Partition and offset of the records of a topic that were set aside as late when it was read in a generation."""
     found: set[tuple[int, int]] = set()
 
     def take(messages: list[Message]) -> None:
         for each in messages:
             headers = dict(cast(list[tuple[str, bytes]], each.headers() or []))
-            found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
+            if int(headers.get("headwater.generation", b"0")) == generation:
+                found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
 
     reader = TopicReader(kafka, [topic + LATE_SUFFIX])
     try:
@@ -117,7 +124,12 @@ def late_places(kafka: str, topic: str) -> Places:
 
 
 def records_of(
-    client: Client, kafka: str, view: StreamFeatureView, start_ms: int | None = None, end_ms: int | None = None
+    client: Client,
+    kafka: str,
+    view: StreamFeatureView,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    generation: int = 0,
 ) -> tuple[pd.DataFrame, int]:
     """The archived records that a view counts, and how many it does not because they came too late.
 
@@ -127,6 +139,8 @@ def records_of(
         See :func:`verify_rows`.
     start_ms, end_ms : int, optional
         Of the rows that they are wanted for.
+    generation : int
+        In which the view's topic is read, see :mod:`jobs.generations`.
 
     Returns
     -------
@@ -138,7 +152,7 @@ def records_of(
     compiled = compile_history(view, archive_of(client, view), start_ms, end_ms)
     check(client, compiled)
     found = _records(client, compiled, definition(view))
-    events = found[~_among(found, late_places(kafka, stream_source(view).kafka_options.topic))]
+    events = found[~_among(found, late_places(kafka, stream_source(view).kafka_options.topic, generation))]
     return events, len(found) - len(events)
 
 
@@ -159,15 +173,16 @@ def _records(client: Client, compiled: CompiledHistory, meaning: Definition) -> 
 
 
 def _rows(
-    client: Client, view: StreamFeatureView, meaning: Definition, start_ms: int | None, end_ms: int
+    client: Client, view: StreamFeatureView, meaning: Definition, start_ms: int | None, end_ms: int, since: Begun
 ) -> pd.DataFrame:
     names = [*meaning.keys, *(each.name for each in meaning.features), *meaning.latest]
     listed = ", ".join(f"`{name}`" for name in names)
     after = "" if start_ms is None else f" AND event_time >= fromUnixTimestamp64Milli(toInt64({start_ms}), 'UTC')"
+    older = "".join(f" AND NOT ({PARTITION} = {part} AND {OFFSET} < {at})" for part, at in since.offsets.items() if at)
     frame = client.query_df(
         f"SELECT {listed}, toUnixTimestamp64Milli(event_time) AS event_time "
         f"FROM {DATABASE}.`{table_name(feature_topic(view).name)}` "
-        f"WHERE event_time < fromUnixTimestamp64Milli(toInt64({end_ms}), 'UTC'){after} "
+        f"WHERE event_time < fromUnixTimestamp64Milli(toInt64({end_ms}), 'UTC'){after}{older} "
         f"ORDER BY `{PARTITION}`, `{OFFSET}`",
         settings=dict(SETTINGS),
     )

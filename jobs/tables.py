@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from features.compiler.flink import interval
+from features.compiler.flink import generation_of, interval
 from schemas.codec import Codec, field_kinds
 from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, Topic
 
@@ -66,6 +66,9 @@ class Broker:
         for ever, which is what a replay wants.
     bounded : bool
         Read what there is and end, as a measurement does.
+    generation : int
+        See :func:`features.compiler.flink.generation_of`. Sources of one generation keep together in event time; those
+        of another, which have months to read again, hold them not back, and commit offsets of their own.
     """
 
     servers: str
@@ -76,6 +79,7 @@ class Broker:
     step_ms: int = 0
     idle: str = ""
     bounded: bool = False
+    generation: int = 0
 
 
 def avro_columns(schema: Mapping[str, Any]) -> dict[str, str]:
@@ -248,36 +252,50 @@ def epoch_seconds(time: str) -> str:
 _WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
 
 
-def set_aside(broker: Broker, table: str, name: str) -> list[str]:
+def set_aside(broker: Broker, table: str, name: str, dead: bool = True, late: bool = True) -> list[str]:
     """DDL of a sink and the INSERT that fills it: the records of ``<table>_records`` that cannot be used.
 
     Undecodable ones go to ``<topic>.dlq``, late ones to ``<topic>.late``: original bytes, where they lay, and why.
+
+    Parameters
+    ----------
+    broker : Broker
+    table : str
+        Stem of the tables' names.
+    name : str
+        The topic.
+    dead, late : bool
+        Which of the two. Undecodable ones are the same however often a topic is read, and are to be written once; which
+        ones come too late is of each generation that reads it, whose number is in the letter.
     """
-    dead, late = f"{name}{DLQ_SUFFIX}", f"{name}{LATE_SUFFIX}"
-    options = {**_writer(broker, f"{table}_aside", f"{dead};{late}"), "format": "raw"}
+    dead_topic, late_topic = f"{name}{DLQ_SUFFIX}", f"{name}{LATE_SUFFIX}"
+    options = {**_writer(broker, f"{table}_aside", f"{dead_topic};{late_topic}"), "format": "raw"}
     ddl = (
         f"CREATE TEMPORARY TABLE {table}_aside (\n  `value` BYTES,\n"
         "  `kafka_topic` STRING METADATA FROM 'topic',\n"
         "  `headers` MAP<STRING, BYTES> METADATA,\n"
         f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
     )
-    behind = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
+    why = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
     headers = {
         "topic": "`kafka_topic`",
         "partition": "`kafka_partition`",
         "offset": "`kafka_offset`",
         "timestamp": "`kafka_time`",
         "job": f"'{broker.job}'",
-        "error": f"COALESCE(`decode_error`, {behind})",
+        "generation": f"'{broker.generation}'",
+        "error": f"COALESCE(`decode_error`, {why})",
     }
     pairs = ", ".join(f"'headwater.{key}', ENCODE(CAST({value} AS STRING), 'UTF-8')" for key, value in headers.items())
+    undecodable = ["`decode_error` IS NOT NULL"] if dead else []
+    behind = [f"{'' if dead else '`decode_error` IS NULL AND '}`rowtime` <= {_WATERMARK}"] if late else []
     return [
         ddl,
         f"INSERT INTO {table}_aside SELECT `record_bytes`, "
-        f"CASE WHEN `decode_error` IS NULL THEN '{late}' ELSE '{dead}' END, MAP[{pairs}], `kafka_time` "
+        f"CASE WHEN `decode_error` IS NULL THEN '{late_topic}' ELSE '{dead_topic}' END, MAP[{pairs}], `kafka_time` "
         # Heartbeats have no bytes; those that are repeated are behind the watermark, and nothing is lost with them.
         f"FROM {table}_records WHERE `record_bytes` IS NOT NULL "
-        f"AND (`decode_error` IS NOT NULL OR `rowtime` <= {_WATERMARK})",
+        f"AND ({' OR '.join(undecodable + behind)})",
     ]
 
 
@@ -311,7 +329,7 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         "connector": "kafka",
         "topic": topic,
         "properties.bootstrap.servers": broker.servers,
-        "properties.group.id": f"headwater-{broker.job}",
+        "properties.group.id": generation_of(f"headwater-{broker.job}", broker.generation),
         "properties.isolation.level": "read_committed",
         "scan.startup.mode": "earliest-offset",
     }
@@ -327,7 +345,9 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         # Without this a replay reads one topic months ahead of another and joins hold the difference in state.
         # Not with somebody else's topics: their views do not meet, and one of years ago would hold up one of today.
         options |= {
-            "scan.watermark.alignment.group": f"{broker.job}-{topic}" if broker.idle else broker.job,
+            "scan.watermark.alignment.group": generation_of(
+                f"{broker.job}-{topic}" if broker.idle else broker.job, broker.generation
+            ),
             "scan.watermark.alignment.max-drift": broker.align,
             "scan.watermark.alignment.update-interval": f"{broker.align_ms} ms",
         }

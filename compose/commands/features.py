@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from compose.commands.target import running_platform
+from compose.commands.target import LOCAL, job_book
 
 __all__ = ["command"]
 
@@ -81,8 +81,8 @@ class _ErrorsAreOne(click.Command):
 def plan_views(ctx: click.Context, repo: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Print what submitting a repo's views would change on the local platform, like a diff.
 
-    Against what its job was last submitted with: views that are new, changed or removed, whether the job keeps what is
-    in its windows, what needs a backfill, which topics are created.
+    Against what its job was last submitted with: views that are new, changed or removed, which keep their state and
+    which start from the beginning of their topics, what needs a backfill, which topics are created.
 
     \b
     exit status   0   nothing to do
@@ -91,8 +91,7 @@ def plan_views(ctx: click.Context, repo: Path, names: tuple[str, ...], as_json: 
     """
     from compose import planning
 
-    home, running = running_platform()
-    found, _ = planning.planned(home, running, repo, names)
+    found, _ = planning.planned(job_book(LOCAL), repo, names)
     if as_json:
         click.echo(json.dumps(planning.as_json(found), indent=2))
     else:

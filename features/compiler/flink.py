@@ -33,7 +33,7 @@ from features.compiler.sources import check_columns, sql_path, stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
 from features.compiler.transformations import transformed
 
-__all__ = ["ROWTIME", "TILES", "CompiledView", "compile_view", "events_table", "interval", "sql_type"]
+__all__ = ["ROWTIME", "TILES", "CompiledView", "compile_view", "events_table", "generation_of", "interval", "sql_type"]
 
 ROWTIME = "rowtime"
 TILES = "HEADWATER_TILES"
@@ -75,8 +75,23 @@ def events_table(source: str) -> str:
     return f"{source}_events"
 
 
-def compile_view(view: StreamFeatureView) -> CompiledView:
+def generation_of(name: str, generation: int) -> str:
+    """What a source or a view is called in a job that reads its topics anew from that generation on.
+
+    State is found by name: what begins anew needs another, and is then not taken for what was there before. The first
+    generation, 0, has none of its own.
+    """
+    return f"{name}__g{generation}" if generation else name
+
+
+def compile_view(view: StreamFeatureView, generation: int = 0) -> CompiledView:
     """The Flink SQL of a view.
+
+    Parameters
+    ----------
+    view : StreamFeatureView
+    generation : int
+        Of the source that it reads and of its state, see :func:`generation_of`.
 
     Raises
     ------
@@ -85,8 +100,10 @@ def compile_view(view: StreamFeatureView) -> CompiledView:
     """
     source, meaning = stream_source(view), definition(view)
     check_columns(view, meaning)
-    events = (f"{view.name}_input", _input(view, meaning, events_table(source.name)))
-    select = _windowed(view, meaning, events[0]) if meaning.features else f"SELECT {_row(view)}\nFROM {events[0]}"
+    records = events_table(generation_of(source.name, generation))
+    events = (f"{view.name}_input", _input(view, meaning, records))
+    uid = generation_of(view.name, generation)
+    select = _windowed(view, meaning, events[0], uid) if meaning.features else f"SELECT {_row(view)}\nFROM {events[0]}"
     return CompiledView(view.name, source.name, (events,), select)
 
 
@@ -140,7 +157,7 @@ def _row(view: StreamFeatureView) -> str:
     return ", ".join(columns)
 
 
-def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
+def _windowed(view: StreamFeatureView, meaning: Definition, events: str, uid: str) -> str:
     keys = ", ".join(_q(name) for name in meaning.keys)
     features = [
         f"{each.name} {each.function} {each.column or '*'} {each.window_ms} {each.slide_ms}"
@@ -152,7 +169,7 @@ def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
         f"  input => TABLE {events} PARTITION BY ({keys}),\n"
         f"  features => '{plan}',\n"
         f"  on_time => DESCRIPTOR({ROWTIME}),\n"
-        f"  uid => '{view.name}'\n)"
+        f"  uid => '{uid}'\n)"
     )
 
 
