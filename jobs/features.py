@@ -9,9 +9,10 @@ with state is found again by a name that says what it belongs to: sources and wh
 generation, windows by view and generation, and the sink of a view by the view alone, so that what it wrote last is
 committed or aborted whatever has become of the view.
 
-One job and not one for each view or topic: decoding is what a record costs most, a job for each view does it as often
-as there are views, and each takes a slot, of which a local cluster has six. So a change costs one more reading of a
-topic, from then on, for the views that it concerns, and nothing for a repo that was never changed.
+One job and not one for each view: a job takes a slot, of which a local cluster has six, for the eight views of the
+flights and what else runs; and each would read and decode its topic again, 10 us a record (``headwater bench``). So a
+change costs one more reading of a topic, from then on, for the views that it concerns, and a repo that was never
+changed reads each topic once.
 """
 
 from collections.abc import Iterable, Mapping
