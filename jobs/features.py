@@ -1,7 +1,8 @@
 """The features job: the stream feature views of a Feast repo, as one Flink job.
 
 events ──▶ <view> as SQL ──▶ features.<view>
-       └─▶ undecodable, late ─▶ <topic>.dlq, <topic>.late
+       ├─▶ undecodable, late ─▶ <topic>.dlq, <topic>.late
+       └─▶ what a view's function in pandas fails on ─▶ <topic>.dlq
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from pyflink.table import StatementSet, StreamTableEnvironment
 from features.compiler.flink import TILES, compile_view
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
-from jobs.tables import Broker, event_source, set_aside, sink
+from jobs.tables import Broker, event_source, failed_aside, set_aside, sink
+from jobs.vectorised import register_function
 
 __all__ = ["build", "declare_source"]
 
@@ -30,8 +32,15 @@ def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[S
         if compiled.source not in sources:
             declare_source(environment, statements, broker, stream_source(view))
             sources.add(compiled.source)
+        if compiled.function:
+            register_function(environment, compiled.function_name, compiled.function)
         for name, select in compiled.views:
             environment.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {select}")
+        if compiled.function:
+            topic = stream_source(view).kafka_options.topic
+            ddl, insert = failed_aside(broker, view.name, topic, compiled.failed)
+            environment.execute_sql(ddl)
+            statements.add_insert_sql(insert)
         environment.execute_sql(sink(broker, f"features_{view.name}", feature_topic(view), key=entity_codec(view)))
         statements.add_insert_sql(f"INSERT INTO features_{view.name} SELECT *, `event_time` FROM ({compiled.select})")
     return statements

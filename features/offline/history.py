@@ -7,7 +7,7 @@ query may have, and nothing is handed over before all of them are there.
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
@@ -17,6 +17,7 @@ from feast import StreamFeatureView
 from features.compiler.clickhouse import CompiledHistory, Known, compile_history
 from features.compiler.sources import stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, join_key_fields
+from features.offline.transformed import Made, made
 from schemas.tables import DATABASE, table_name
 
 __all__ = ["History", "HistoryError", "archive_of", "check", "computed", "settled_ms"]
@@ -43,6 +44,8 @@ class History:
     rows : int
     shares : int
         How many queries it took.
+    failed : int
+        Records that the view's function in pandas failed on, and that do not count therefore.
     """
 
     view: StreamFeatureView
@@ -50,6 +53,7 @@ class History:
     columns: Mapping[str, str]
     rows: int
     shares: int
+    failed: int = 0
 
     @property
     def keys(self) -> str:
@@ -75,14 +79,15 @@ def archive_of(client: Client, view: StreamFeatureView) -> str:
 
 
 def check(client: Client, compiled: CompiledHistory) -> None:
-    """Let ClickHouse analyse a view's SQL.
+    """Let ClickHouse analyse a view's SQL; of one with a transformation in pandas, what goes to its function.
 
     Raises
     ------
     HistoryError
         Where it does not take it; the view's own transformation is told apart from the rest.
     """
-    for text, what in ((compiled.input, "its transformation"), (compiled.select, "what it reads")):
+    texts = [(compiled.input, "its transformation"), (compiled.select, "what it reads")]
+    for text, what in [(compiled.records, "what its function reads")] if compiled.function else texts:
         try:
             client.query(f"DESCRIBE TABLE ({text})", settings=dict(compiled.settings))
         except DatabaseError as exc:
@@ -125,25 +130,28 @@ def computed(
     keys = ", ".join(f"`{field.name}`" for field in join_key_fields(view))
     shares = 1
     try:
-        while True:
-            client.command(f"CREATE TABLE {table} ({listed}) ENGINE = MergeTree ORDER BY ({keys}, `{EVENT_TIME}`)")
-            try:
-                for at in range(shares):
-                    part = compile_history(view, archive, start_ms, end_ms, known, (at, shares))
-                    client.command(f"INSERT INTO {table} {part.versions}", settings=dict(part.settings))
-                break
-            except DatabaseError as exc:
-                if getattr(exc, "code", None) != _MEMORY_LIMIT_EXCEEDED:
-                    raise HistoryError(f"feature view {view.name!r}: {_said(exc)}") from exc
-                if shares >= SHARES_MAX:
-                    raise HistoryError(
-                        f"feature view {view.name!r}: ClickHouse has not enough memory for a {SHARES_MAX}th of the "
-                        "keys; ask for a shorter span"
-                    ) from exc
-                client.command(f"DROP TABLE {table} SYNC")
-                shares *= 4
+        with made(client, compiled) if compiled.function else nullcontext(Made("", 0)) as before:
+            while True:
+                client.command(f"CREATE TABLE {table} ({listed}) ENGINE = MergeTree ORDER BY ({keys}, `{EVENT_TIME}`)")
+                try:
+                    for at in range(shares):
+                        part = compile_history(
+                            view, archive, start_ms, end_ms, known, (at, shares), made_table=before.table
+                        )
+                        client.command(f"INSERT INTO {table} {part.versions}", settings=dict(part.settings))
+                    break
+                except DatabaseError as exc:
+                    if getattr(exc, "code", None) != _MEMORY_LIMIT_EXCEEDED:
+                        raise HistoryError(f"feature view {view.name!r}: {_said(exc)}") from exc
+                    if shares >= SHARES_MAX:
+                        raise HistoryError(
+                            f"feature view {view.name!r}: ClickHouse has not enough memory for a {SHARES_MAX}th of the "
+                            "keys; ask for a shorter span"
+                        ) from exc
+                    client.command(f"DROP TABLE {table} SYNC")
+                    shares *= 4
         rows = int(str(client.command(f"SELECT count() FROM {table}")))
-        yield History(view, table, compiled.columns, rows, shares)
+        yield History(view, table, compiled.columns, rows, shares, before.failed)
     finally:
         client.command(f"DROP TABLE IF EXISTS {table} SYNC")
 
