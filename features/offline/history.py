@@ -7,7 +7,7 @@ query may have, and nothing is handed over before all of them are there.
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
@@ -17,7 +17,7 @@ from feast import StreamFeatureView
 from features.compiler.clickhouse import CompiledHistory, Known, compile_history
 from features.compiler.sources import stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, join_key_fields
-from features.offline.transformed import Made, made
+from features.offline.transformed import Made, make
 from schemas.tables import DATABASE, table_name
 
 __all__ = ["History", "HistoryError", "archive_of", "check", "computed", "settled_ms"]
@@ -129,31 +129,43 @@ def computed(
     listed = ", ".join(f"`{name}` {kind}" for name, kind in compiled.columns.items())
     keys = ", ".join(f"`{field.name}`" for field in join_key_fields(view))
     shares = 1
+    before = _made(client, compiled)
     try:
-        with made(client, compiled) if compiled.function else nullcontext(Made("", 0)) as before:
-            while True:
-                client.command(f"CREATE TABLE {table} ({listed}) ENGINE = MergeTree ORDER BY ({keys}, `{EVENT_TIME}`)")
-                try:
-                    for at in range(shares):
-                        part = compile_history(
-                            view, archive, start_ms, end_ms, known, (at, shares), made_table=before.table
-                        )
-                        client.command(f"INSERT INTO {table} {part.versions}", settings=dict(part.settings))
-                    break
-                except DatabaseError as exc:
-                    if getattr(exc, "code", None) != _MEMORY_LIMIT_EXCEEDED:
-                        raise HistoryError(f"feature view {view.name!r}: {_said(exc)}") from exc
-                    if shares >= SHARES_MAX:
-                        raise HistoryError(
-                            f"feature view {view.name!r}: ClickHouse has not enough memory for a {SHARES_MAX}th of the "
-                            "keys; ask for a shorter span"
-                        ) from exc
-                    client.command(f"DROP TABLE {table} SYNC")
-                    shares *= 4
+        while True:
+            client.command(f"CREATE TABLE {table} ({listed}) ENGINE = MergeTree ORDER BY ({keys}, `{EVENT_TIME}`)")
+            try:
+                for at in range(shares):
+                    share = (at, shares)
+                    part = compile_history(view, archive, start_ms, end_ms, known, share, before.table)
+                    client.command(f"INSERT INTO {table} {part.versions}", settings=dict(part.settings))
+                break
+            except DatabaseError as exc:
+                if getattr(exc, "code", None) != _MEMORY_LIMIT_EXCEEDED:
+                    raise HistoryError(f"feature view {view.name!r}: {_said(exc)}") from exc
+                if shares >= SHARES_MAX:
+                    raise HistoryError(
+                        f"feature view {view.name!r}: ClickHouse has not enough memory for a {SHARES_MAX}th of the "
+                        "keys; ask for a shorter span"
+                    ) from exc
+                client.command(f"DROP TABLE {table} SYNC")
+                shares *= 4
         rows = int(str(client.command(f"SELECT count() FROM {table}")))
         yield History(view, table, compiled.columns, rows, shares, before.failed)
     finally:
-        client.command(f"DROP TABLE IF EXISTS {table} SYNC")
+        for each in filter(None, (table, before.table)):
+            client.command(f"DROP TABLE IF EXISTS {each} SYNC")
+
+
+def _made(client: Client, compiled: CompiledHistory) -> Made:
+    """What the view's function in pandas makes of its records; nothing where it has none."""
+    if compiled.function is None:
+        return Made("", 0)
+    try:
+        return make(client, compiled)
+    except DatabaseError as exc:
+        raise HistoryError(
+            f"feature view {compiled.name!r}, what its function in pandas makes of its records: {_said(exc)}"
+        ) from exc
 
 
 def _said(exc: ClickHouseError) -> str:

@@ -6,7 +6,6 @@ SQL goes on. So no more than a page is in memory at once.
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from features.compiler.topics import EVENT_TIME
 from features.frames import Outcome, frame_of
 from schemas.tables import DATABASE, OFFSET, PARTITION
 
-__all__ = ["PAGE_ROWS", "Made", "made", "transformed"]
+__all__ = ["PAGE_ROWS", "Made", "make", "transformed"]
 
 PAGE_ROWS = 200_000
 _PLACES = {ROWTIME: pa.timestamp("ms", "UTC"), PARTITION: pa.int32(), OFFSET: pa.int64()}
@@ -52,31 +51,31 @@ class Made:
     failed: int
 
 
-@contextmanager
-def made(client: Client, compiled: CompiledHistory) -> Iterator[Made]:
-    """Run a view's function over its archived records, into a table that is dropped at the end.
+def make(client: Client, compiled: CompiledHistory) -> Made:
+    """Run a view's function over its archived records, into a table that the caller has to drop.
 
     Raises
     ------
-    clickhouse_connect.driver.exceptions.ClickHouseError
-        Where ClickHouse does not do what it is asked for.
+    clickhouse_connect.driver.exceptions.DatabaseError
+        Where ClickHouse does not do what it is asked for; no table is left.
     """
     function = compiled.function
     assert function is not None  # nothing is to be made otherwise
     table = f"`{DATABASE}`.`transformed_draft_{uuid.uuid4().hex}`"
-    kinds = [f"`{name}` {_column_type(kind)}" for name, kind in function.outputs.items()]
-    places = [f"`{ROWTIME}` DateTime64(3, 'UTC')", f"`{PARTITION}` Int32", f"`{OFFSET}` Int64"]
+    columns = [f"`{name}` {_column_type(kind)}" for name, kind in function.outputs.items()]
+    columns += [f"`{ROWTIME}` DateTime64(3, 'UTC')", f"`{PARTITION}` Int32", f"`{OFFSET}` Int64"]
     failed = 0
     try:
-        client.command(f"CREATE TABLE {table} ({', '.join([*kinds, *places])}) ENGINE = MergeTree ORDER BY `{ROWTIME}`")
+        client.command(f"CREATE TABLE {table} ({', '.join(columns)}) ENGINE = MergeTree ORDER BY `{ROWTIME}`")
         for page in _pages(client, compiled):
             outcome = function.apply(frame_of(function.columns, page))
             failed += len(outcome.errors)
             if outcome.kept.any():
                 client.insert_arrow(table, pa.table(outcome.columns | _places(page, outcome)))
-        yield Made(table, failed)
-    finally:
+    except BaseException:
         client.command(f"DROP TABLE IF EXISTS {table} SYNC")
+        raise
+    return Made(table, failed)
 
 
 def transformed(client: Client, compiled: CompiledHistory) -> pd.DataFrame:
