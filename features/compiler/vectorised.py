@@ -55,10 +55,12 @@ def record_function(view: StreamFeatureView) -> RecordFunction | None:
     except Exception as exc:  # of whatever the function refers to
         raise UnsupportedViewError(f"{where}: expected a function that can be sent to a job, got {said(exc)}") from exc
     probe = RecordFunction(view.name, function, columns, {})
-    made = _tried(where, probe)
+    made_up = _taken(probe)
+    made = _tried(where, probe, made_up)
     kinds = {name: _kind(where, view, meaning, name, made, columns) for name in _needed(meaning)}
     found = RecordFunction(view.name, function, columns, kinds)
-    _refuse_batches(where, found)
+    if len(made_up):
+        _refuse_batches(where, found, made_up)
     return found
 
 
@@ -128,19 +130,25 @@ def _needed(meaning: Definition) -> list[str]:
     return list(dict.fromkeys([*meaning.keys, *meaning.latest, *aggregated]))
 
 
-def _tried(where: str, probe: RecordFunction) -> pd.DataFrame:
-    """What the function makes of made-up records; of none, where it does not take those."""
+def _taken(probe: RecordFunction) -> pd.DataFrame:
+    """Made-up records without those that the function fails on: their values may not be what it expects."""
     made_up = samples(probe.columns)
     try:
+        probe.function(made_up.copy())
+    except Exception:  # the user's own code
+        return made_up.drop(index=list(probe.apply(made_up).errors)).reset_index(drop=True)
+    return made_up
+
+
+def _tried(where: str, probe: RecordFunction, made_up: pd.DataFrame) -> pd.DataFrame:
+    """What the function makes of made-up records, or of none."""
+    try:
         made = probe.function(made_up.copy())
-    except Exception as exc:  # the user's own code; the made-up values may not be what it expects
-        try:
-            made = probe.function(made_up.iloc[:0].copy())
-        except Exception:
-            names = ", ".join(each.name for each in probe.columns)
-            raise UnsupportedViewError(
-                f"{where}: expected it to take a DataFrame with columns {names}, got {said(exc)}"
-            ) from exc
+    except Exception as exc:  # the user's own code
+        names = ", ".join(each.name for each in probe.columns)
+        raise UnsupportedViewError(
+            f"{where}: expected it to take a DataFrame with columns {names}, got {said(exc)}"
+        ) from exc
     if not isinstance(made, pd.DataFrame):
         raise UnsupportedViewError(f"{where}: expected it to return a DataFrame, got a {type(made).__name__}")
     return made
@@ -216,25 +224,20 @@ def _inferred(values: pd.Series) -> pa.DataType | None:
     return kind if known or pa.types.is_boolean(kind) or pa.types.is_date32(kind) or pa.types.is_list(kind) else None
 
 
-def _refuse_batches(where: str, function: RecordFunction) -> None:
+def _refuse_batches(where: str, function: RecordFunction, made_up: pd.DataFrame) -> None:
     """Run made-up records whole and otherwise; a function of each record by itself does not tell the difference."""
-    made_up = samples(function.columns)
-    try:
-        whole = _by_row(function, made_up, np.arange(len(made_up)))
-    except (TypeError, ValueError) as exc:
-        if not _takes(function, made_up):
-            return  # these values are not what it expects, and say nothing
-        raise UnsupportedViewError(f"{where}: {exc}") from exc
-    except Exception:  # as above
-        return
-    expected = f"{where}: expected a function of each record by itself, since records come in batches of any size"
     rows = np.arange(len(made_up))
+    try:
+        whole = _by_row(function, made_up, rows)
+    except Exception as exc:  # the user's own code, or what it gives is not as it has to be
+        raise UnsupportedViewError(f"{where}: {exc}") from exc
+    expected = f"{where}: expected a function of each record by itself, since records come in batches of any size"
     for cuts in ([rows[::-1]], [rows[:1], rows[1:8], rows[8:]], [rows[:20][::-1], rows[20:]]):
         again: dict[int, tuple[Any, ...]] = {}
-        for part in cuts:
+        for part in filter(len, cuts):
             try:
                 again |= _by_row(function, made_up, part)
-            except Exception as exc:
+            except Exception as exc:  # the user's own code
                 raise UnsupportedViewError(f"{expected}, got an error for {len(part)} of them: {said(exc)}") from exc
         if odd := sorted(set(whole) ^ set(again)):
             raise UnsupportedViewError(
@@ -244,14 +247,6 @@ def _refuse_batches(where: str, function: RecordFunction) -> None:
         for at, name in enumerate(function.outputs):
             if any(not _same(whole[row][at], again[row][at]) for row in whole):
                 raise UnsupportedViewError(f"{expected}, got other values of {name!r} for the same records")
-
-
-def _takes(function: RecordFunction, frame: pd.DataFrame) -> bool:
-    try:
-        function.function(frame.copy())
-    except Exception:  # the user's own code
-        return False
-    return True
 
 
 def _by_row(function: RecordFunction, frame: pd.DataFrame, part: np.ndarray[Any, Any]) -> dict[int, tuple[Any, ...]]:

@@ -265,9 +265,13 @@ def test_what_cannot_be_sent_to_a_job_is_refused() -> None:
         compiled(lambda frame: frame.assign(x=len(list(held))))
 
 
-def test_a_function_that_does_not_take_made_up_values_is_still_typed() -> None:
-    found = compiled(with_x(lambda f: f["who"].str[1:].astype("int64")))
+def test_a_function_that_does_not_take_made_up_values_is_still_typed_and_tried() -> None:
+    found = compiled(with_x(lambda f: f["who"].str[2:].astype("int64")))  # takes none of them
     assert str(found.outputs["x"]) == "int64"
+    found = compiled(with_x(lambda f: f["who"].str[:4].astype("int64")))  # takes 17 and 2024-01-31
+    assert str(found.outputs["x"]) == "int64"
+    with pytest.raises(UnsupportedViewError, match="each record by itself"):
+        compiled(with_x(lambda f: f["who"].str[:4].astype("int64").cumsum()))
 
 
 # How it is run.
