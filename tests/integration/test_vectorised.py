@@ -22,6 +22,7 @@ from compose.local.jobs import FlinkRest
 from compose.local.platform import Platform, local_services
 from compose.projects import services
 from features.comparison import compare_rows
+from features.compiler.clickhouse import SETTINGS
 from features.compiler.definition import definition
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
@@ -203,7 +204,9 @@ def by_hand(client: Client, records: list[Record]) -> None:
     ).result_rows
     assert len(rows) > 1000
     for card, time_ms, *values in rows[::20]:
-        assert values == pytest.approx(list(abroad_of(records, card, time_ms).values())), (card, time_ms)
+        euros, *counted = abroad_of(records, card, time_ms).values()
+        assert values[0] == pytest.approx(euros), (card, time_ms)
+        assert values[1:] == counted, (card, time_ms)  # to the last digit, beyond what a float holds
 
 
 def backfilled(platform: Platform, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +220,10 @@ def backfilled(platform: Platform, repo: Path, monkeypatch: pytest.MonkeyPatch) 
         with computed(client, view, None, None, known="then") as history:
             assert history.failed == (3 if view.name == "latest_payment" else 0)
             expected = client.query_df(f"{listed} {history.table}")
-            end = client.command(f"SELECT max(event_time) FROM {history.table}")
         got = client.query_df(
-            f"{listed} headwater.features_{view.name} WHERE event_time <= {{end:DateTime64(3)}} "
-            f"AND {meaning.keys[0]} IS NOT NULL",
-            parameters={"end": end},
+            f"{listed} headwater.features_{view.name} WHERE {meaning.keys[0]} IS NOT NULL "
+            f"AND toUnixTimestamp64Milli(event_time) <= {expected['event_time'].max()}",
+            settings=dict(SETTINGS),
         )
         parity = compare_rows(meaning, expected, got)
         assert (parity.mismatches, parity.compared > 5000) == (0, True), parity.examples
@@ -238,8 +240,8 @@ def planted(platform: Platform, repo: Path) -> None:
     for name, there, instead, feature in (
         ("definitions.py", ">= 5)", ">= 5.5)", "spending_abroad__euros_1h"),
         ("rates.py", '"USD": 0.92', '"USD": 0.93', "spending_abroad__euros_1h"),
-        ("definitions.py", 'kept["points"] * 2', 'kept["points"] * 2.0', "spending_abroad__points"),
-        ("definitions.py", "number=parts[1]", 'number="1" + parts[1]', "latest_payment__number"),
+        ("definitions.py", 'kept["points"] * 2', 'kept["points"] * 3', "spending_abroad__points"),
+        ("definitions.py", "number=parts[1]", "number=1 + parts[1]", "latest_payment__number"),
     ):
         file = repo / name
         whole = file.read_text()
