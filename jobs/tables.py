@@ -185,8 +185,8 @@ def event_source(
         f"CASE WHEN NOT ({_USABLE}) THEN {SET_ASIDE} WHEN `record_bytes` IS NULL THEN {HEARTBEAT} ELSE {RECORD} END"
     )
     arrivals = (
-        f"CREATE TEMPORARY VIEW {arrivals_table(table)} AS SELECT {names}, {arrival} AS `arrival`, `record_bytes`, "
-        f"`kafka_partition`, `kafka_offset`, `kafka_time`, `rowtime` FROM {table}_records"
+        f"CREATE TEMPORARY VIEW {arrivals_table(table)} AS SELECT {names}, {arrival} AS `headwater_arrival`, "
+        f"`record_bytes`, `kafka_partition`, `kafka_offset`, `kafka_time`, `rowtime` FROM {table}_records"
     )
     return [records, events, arrivals]
 

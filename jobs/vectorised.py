@@ -68,15 +68,16 @@ class Transformation(ScalarFunction):
         found = self._function.apply(self._frame(places, list(arguments)))
         theirs = np.zeros(len(arrived), dtype=bool)
         theirs[places] = found.kept
+        heartbeats = arrived == HEARTBEAT
         failed = places[list(found.errors)]
         kafka_ms = kafka_time.astype("datetime64[ms, UTC]").astype("int64")
         origin = zip(_ORIGIN, (record_bytes, partition, offset, kafka_ms), strict=True)
         return pd.DataFrame(
             {
-                "kept": theirs | (arrived == HEARTBEAT),
+                "kept": theirs | heartbeats,
                 "error": _at(failed, list(found.errors.values()), len(arrived)),
                 **{name: _at(failed, values.iloc[failed].tolist(), len(arrived)) for name, values in origin},
-                **{f"c{at}": _spread(values, theirs) for at, values in enumerate(found.columns.values())},
+                **{f"c{at}": _spread(values, theirs, heartbeats) for at, values in enumerate(found.columns.values())},
             }
         )
 
@@ -111,20 +112,26 @@ def _at(places: NDArray[np.int64], values: list[Any], rows: int) -> NDArray[np.o
     return found
 
 
-def _spread(values: pa.Array, kept: NDArray[np.bool_]) -> NDArray[Any]:
-    """The values of the rows that were kept, at their places among all; what the others have is never looked at.
+def _spread(values: pa.Array, theirs: NDArray[np.bool_], heartbeats: NDArray[np.bool_]) -> NDArray[Any]:
+    """The values of the rows that were kept, at their places among all; null for heartbeats, the rest is never read.
 
     Times are milliseconds since the epoch: Arrow rows of PyFlink's know none with a time zone.
     """
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64())
-    plain = pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
-    if (plain and not values.null_count) or pa.types.is_floating(values.type):
-        found: NDArray[Any] = np.zeros(len(kept), dtype=values.type.to_pandas_dtype())
-        found[kept] = values.to_numpy(zero_copy_only=False)
-    else:
-        found = np.full(len(kept), None, dtype=object)
-        found[kept] = values.to_pandas(integer_object_nulls=True, date_as_object=True).to_numpy(dtype=object)
+    found: NDArray[Any]
+    if pa.types.is_floating(values.type):
+        found = np.full(len(theirs), np.nan, dtype=values.type.to_pandas_dtype())
+        found[theirs] = values.to_numpy(zero_copy_only=False)
+        return found
+    if (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)) and not (
+        values.null_count or heartbeats.any()
+    ):
+        found = np.zeros(len(theirs), dtype=values.type.to_pandas_dtype())
+        found[theirs] = values.to_numpy(zero_copy_only=False)
+        return found
+    found = np.full(len(theirs), None, dtype=object)
+    found[theirs] = values.to_pandas(integer_object_nulls=True, date_as_object=True).to_numpy(dtype=object)
     return found
 
 

@@ -165,7 +165,7 @@ def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
 
 def _called(function: RecordFunction, arrivals: str) -> str:
     """Each arrival with what the function made of it, in a row: ``kept``, ``c0``, ``c1`` ..., and where it failed."""
-    origin = ", ".join(map(_q, ("arrival", "record_bytes", "kafka_partition", "kafka_offset", "kafka_time")))
+    origin = ", ".join(map(_q, ("headwater_arrival", "record_bytes", "kafka_partition", "kafka_offset", "kafka_time")))
     arguments = ", ".join(argument for column in function.columns for argument in _arguments(column))
     call = f"{_function_name(function.view)}({origin}, {arguments})"
     return f"SELECT {ROWTIME}, {call} AS `made`\nFROM {arrivals}"

@@ -150,7 +150,7 @@ def called_once(platform: Platform, job: str) -> None:
     """Each function is one operator, whose rows go to the view and to the dead letters."""
     nodes = FlinkRest(platform.endpoints.flink).get(f"/jobs/{job}/plan")["plan"]["nodes"]
     text = " ".join(each["description"] for each in nodes)
-    assert text.count("PythonCalc(") == 2, text
+    assert text.count("PythonCalc(") == 3, text
 
 
 def send_late(platform: Platform, codec: Codec, record: Record) -> None:
@@ -226,7 +226,7 @@ def backfilled(platform: Platform, repo: Path, monkeypatch: pytest.MonkeyPatch) 
             settings=dict(SETTINGS),
         )
         parity = compare_rows(meaning, expected, got)
-        assert (parity.mismatches, parity.compared > 5000) == (0, True), parity.examples
+        assert (parity.mismatches, parity.compared > 1000) == (0, True), parity.examples
     file = repo / "rows.parquet"
     said = headwater(
         platform, "backfill", "--repo", str(repo), "--view", "latest_payment", "--from", "2023-11-01", "--to",

@@ -417,7 +417,7 @@ def test_the_command_shows_the_function() -> None:
     ):
         assert said in done.output
     done = CliRunner().invoke(headwater, ["features", "compile", "--repo", str(CARDS), "--json"])
-    latest, abroad = json.loads(done.output)
+    latest, abroad, _ = json.loads(done.output)
     assert latest["pandas"]["gives"] == {"place": "string", "amount": "double", "number": "int64", "points": "int64"}
     assert abroad["pandas"]["left out"].keys() == {"lines"}
 
@@ -465,4 +465,19 @@ def test_a_batch_in_a_worker_gives_a_row_for_each_that_came() -> None:
     # As PyFlink makes Arrow of it.
     for name, kind in (("c0", pa.int64()), ("c1", pa.int64()), ("c2", pa.string()), ("kafka_offset", pa.int64())):
         pa.Array.from_pandas(made[name], mask=made[name].isna(), type=kind)
-    assert made.loc[1, "c2"] is None
+    assert made.loc[1, ["c0", "c1", "c2", "c3"]].isna().all()  # a heartbeat is of no entity
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.bool_(), pa.float64(), pa.string(), pa.timestamp("ms", "UTC")])
+def test_a_heartbeat_is_of_no_entity_whatever_the_others_are(kind: pa.DataType) -> None:
+    columns = (FrameColumn("n", "n", pa.int32(), nullable=False),)
+
+    def function(frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"x": pa.array([1] * len(frame)).cast(kind).to_pandas()}).set_index(frame.index)
+
+    worker = Transformation(RecordFunction("view", function, columns, {"x": kind}))
+    arrival = pd.Series([HEARTBEAT, RECORD], dtype="int32")
+    none, some = pd.Series([None, b"a"]), pd.Series([0, 0])
+    made = worker.eval(arrival, none, some, some, pd.Series([1, 1], dtype="datetime64[ms, UTC]"), some)
+    assert made["kept"].all()
+    assert made["c0"].isna().tolist() == [True, False]

@@ -42,6 +42,7 @@ payments = KafkaSource(
 )
 
 card = Entity(name="card", join_keys=["card"], value_type=ValueType.STRING)
+terminal = Entity(name="terminal", join_keys=["terminal"], value_type=ValueType.INT64)
 place = Entity(name="place", join_keys=["place"], value_type=ValueType.STRING)
 
 
@@ -112,4 +113,23 @@ latest_payment = StreamFeatureView(
     ],
 )
 
-everything = FeatureService(name="everything", features=[spending_abroad, latest_payment])
+
+def at_terminals(frame: pd.DataFrame) -> pd.DataFrame:
+    """The number of the terminal is a field of a record: a join key has to be a column."""
+    return frame.assign(terminal=frame["shop.terminal"])
+
+
+terminals = StreamFeatureView(
+    name="terminals",
+    entities=[terminal],
+    source=payments,
+    timestamp_field="paid",
+    mode="pandas",
+    udf=at_terminals,
+    udf_string="at_terminals",
+    tags={"columns": "shop.terminal"},
+    schema=[Field(name="terminal", dtype=Int64), Field(name="payments", dtype=Int64)],
+    aggregations=[Aggregation(column="*", function="count", time_window=timedelta(hours=1), name="payments")],
+)
+
+everything = FeatureService(name="everything", features=[spending_abroad, latest_payment, terminals])
