@@ -5,25 +5,19 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
 from feast import Aggregation, Entity, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
 from feast.data_format import AvroFormat
 from feast.types import Array, Float64, Int64, String
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compose.cli import headwater
-from compose.plan import Recorded, facts_of, plan
 from features.compiler.flink import compile_view
-from features.compiler.function_text import text_of
-from features.compiler.repo import load_repo
 from features.compiler.samples import samples
 from features.compiler.topics import UnsupportedViewError
 from features.compiler.vectorised import frame_columns, record_function
@@ -31,7 +25,6 @@ from features.frames import HEARTBEAT, RECORD, SET_ASIDE, FrameColumn, RecordFun
 from jobs.vectorised import Transformation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-CARDS = Path(__file__).parents[1] / "repos" / "cards"
 HOUR = timedelta(hours=1)
 MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 SCHEMA = {
@@ -332,94 +325,6 @@ def test_samples_hold_nulls_and_are_the_same_each_time() -> None:
     assert [each.name for each in columns if each.nullable and each.name != "tags"] == [
         name for name in frame if frame[name].isna().any()
     ]
-
-
-# The text that a changed function is known by.
-
-
-def test_a_function_is_known_by_what_it_and_its_helpers_do(tmp_path: Path) -> None:
-    for name in ("definitions.py", "rates.py", "feature_store.yaml"):
-        (tmp_path / name).write_text((CARDS / name).read_text())
-
-    def text(name: str = "", there: str = "", instead: str = "") -> str:
-        whole = (tmp_path / name).read_text() if name else ""
-        if name:
-            assert there in whole
-            (tmp_path / name).write_text(whole.replace(there, instead))
-        found = compile_view(load_repo(tmp_path).views["spending_abroad"]).function
-        assert found
-        if name:
-            (tmp_path / name).write_text(whole)
-        return text_of(found.function)
-
-    first = text()
-    assert first == text()
-    assert "kept['labels'].map(len)" in first
-    assert text("definitions.py", "hour = kept", "# a comment\n    hour = kept") == first
-    assert text("definitions.py", '"""Payments of some value', '"""Other payments') == first
-    assert text("definitions.py", "hour < 6", "hour < 7") != first
-    assert text("rates.py", "1.17", "1.18") != first
-    assert text("rates.py", "currency.map(EUROS)", "currency.map(EUROS) + 0.5") != first
-    assert text("definitions.py", 'astype("int64"))\n\n', 'astype("int64")) \n\n\n') == first
-
-
-@pytest.mark.parametrize(
-    ("name", "there", "instead", "says", "state"),
-    [
-        ("rates.py", "1.17", "1.18", "+ transformation:", "mixed"),
-        ("definitions.py", "hour < 6", "hour < 7", "  + def abroad(frame: pd.DataFrame) -> pd.DataFrame:", "mixed"),
-        ("definitions.py", "* 2,", "* 2.0,", "+ transformation:", "unreadable"),  # points are no whole numbers any more
-        (
-            "definitions.py",
-            'udf_string="abroad",',
-            'udf_string="abroad", tags={"columns": "paid, card, amount, currency, points, online, country, '
-            'shop.terminal, fee, labels"},',
-            "~ columns that its function gets: paid, card, amount, currency, points, online, country, shop.terminal, "
-            "fee, labels, code -> paid, card, amount, currency, points, online, country, shop.terminal, fee, labels",
-            "kept",
-        ),
-        ("definitions.py", "hour = kept", "# a comment\n    hour = kept", "", "kept"),
-    ],
-)
-def test_a_plan_notices_a_changed_function(
-    tmp_path: Path, name: str, there: str, instead: str, says: str, state: str
-) -> None:
-    for each in ("definitions.py", "rates.py", "feature_store.yaml"):
-        (tmp_path / each).write_text((CARDS / each).read_text())
-    old = json.loads(json.dumps(facts_of(load_repo(tmp_path).views.values())))
-    whole = (tmp_path / name).read_text()
-    assert there in whole
-    (tmp_path / name).write_text(whole.replace(there, instead))
-    found = plan("job", Recorded("", "id", old), facts_of(load_repo(tmp_path).views.values()), "id")
-    view = next(each for each in found.views if each.name == "spending_abroad")
-    assert view.state == state
-    assert (says in view.changes) if says else view.changes == ()
-    assert bool(found.fresh) == (state != "kept")
-
-
-def test_sql_in_place_of_pandas_puts_the_operators_elsewhere() -> None:
-    facts = facts_of(load_repo(CARDS).views.values())
-    sql = {"transformation": "SELECT * FROM payments_events"}
-    old = {name: {key: each[key] for key in each if key != "pandas"} | sql for name, each in facts.items()}
-    found = plan("job", Recorded("", "id", old), facts, "id")
-    assert found.fresh[0].startswith("sources and sinks are at other places")
-
-
-def test_the_command_shows_the_function() -> None:
-    done = CliRunner().invoke(headwater, ["features", "compile", "--repo", str(CARDS), "--view", "spending_abroad"])
-    assert done.exit_code == 0, done.output
-    for said in (
-        "--   gets amount: double, or null",
-        "--   cannot have lines: expected a plain type",
-        "--   of what it gives is used euros: double",
-        "kept = frame[(frame['country'] != 'NL')",
-        "-- spending_abroad, in ClickHouse: what the function gets",
-    ):
-        assert said in done.output
-    done = CliRunner().invoke(headwater, ["features", "compile", "--repo", str(CARDS), "--json"])
-    latest, abroad, _ = json.loads(done.output)
-    assert latest["pandas"]["gives"] == {"place": "string", "amount": "double", "number": "int64", "points": "int64"}
-    assert abroad["pandas"]["left out"].keys() == {"lines"}
 
 
 # In a worker.
