@@ -27,6 +27,7 @@ from compose.local.home import Home, write_text
 from compose.projects import definitions_file
 from features.compiler.definition import ANY, definition
 from features.compiler.flink import compile_view, events_table
+from features.compiler.function_text import text_of
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import feature_topic, join_key_fields, value_fields
 from features.compiler.transformations import transformed
@@ -237,6 +238,7 @@ def _facts(view: StreamFeatureView) -> Facts:
     read = sorted({each.column for each in meaning.features} - {ANY} | {*meaning.latest, *meaning.keys})
     mapping = dict(source.field_mapping or {})
     paths = {name: column for column, name in mapping.items()}
+    function = compiled.function
     return {
         "name": view.name,
         "source": source.name,
@@ -245,10 +247,14 @@ def _facts(view: StreamFeatureView) -> Facts:
         "time": source.timestamp_field,
         "delay_ms": watermark_delay_ms(source),
         "mapping": mapping,
-        "transformation": transformed(view, events_table(source.name)) or "",
+        "transformation": text_of(function.function)
+        if function
+        else transformed(view, events_table(source.name)) or "",
         "keys": {field.name: str(field.dtype) for field in join_key_fields(view)},
         "values": {field.name: str(field.dtype) for field in value_fields(view)},
-        "columns": {name: _avro_at(schema, paths.get(name, name)) for name in read},
+        "columns": {
+            name: str(function.outputs[name]) if function else _avro_at(schema, paths.get(name, name)) for name in read
+        },
         "windows": {
             each.name: [each.function, each.column, each.window_ms, each.slide_ms] for each in meaning.features
         },
@@ -256,6 +262,7 @@ def _facts(view: StreamFeatureView) -> Facts:
         "ttl_s": int(view.ttl.total_seconds()) if view.ttl else 0,
         "schema_id": feature_topic(view).schema_id,
         "sql": fingerprint([compiled.views, compiled.select]),
+        **({"pandas": [each.name for each in function.columns]} if function else {}),
     }
 
 
@@ -278,7 +285,7 @@ def _view_plan(name: str, old: Facts | None, new: Facts | None) -> ViewPlan:
     if fingerprint(old) == fingerprint(new):
         return ViewPlan(name, "unchanged", (), "kept", "", (), (), False)
     ids = (old["schema_id"], new["schema_id"]) if old["schema_id"] != new["schema_id"] else ()
-    restarts = any(old[key] != new[key] for key in old.keys() | new.keys() if key != "ttl_s")
+    restarts = any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if key != "ttl_s")
     # Nothing else can be said where only the SQL differs.
     lines = tuple(_changes(old, new)) or ("~ the same definition, compiled otherwise by this version of Headwater",)
     why = _why_begins(old, new)
@@ -318,6 +325,8 @@ def _changes(old: Facts, new: Facts) -> Iterable[str]:
     if old["transformation"] != new["transformation"]:
         yield from _listed("- transformation:", old["transformation"])
         yield from _listed("+ transformation:", new["transformation"])
+    elif old.get("pandas") != new.get("pandas"):
+        yield f"~ columns that its function gets: {', '.join(old['pandas'])} -> {', '.join(new['pandas'])}"
     if old["ttl_s"] != new["ttl_s"]:
         yield f"~ ttl: {_span(old['ttl_s'] * 1000)} -> {_span(new['ttl_s'] * 1000)}"
 

@@ -1,7 +1,8 @@
 """The features job: the stream feature views of a Feast repo, as one Flink job.
 
 events ──▶ <view> as SQL ──▶ features.<view>
-       └─▶ undecodable, late ─▶ <topic>.dlq, <topic>.late
+       ├─▶ undecodable, late ─▶ <topic>.dlq, <topic>.late
+       └─▶ what a view's function in pandas fails on ─▶ <topic>.dlq
 
 Views that began together share a source, which decodes a record once for all of them. A view that is to begin at the
 start of its topic, in a job that goes on from a checkpoint, reads it by a source of another generation. Every operator
@@ -25,7 +26,8 @@ from pyflink.table import StatementSet, StreamTableEnvironment
 from features.compiler.flink import TILES, compile_view, generation_of
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
-from jobs.tables import Broker, event_source, set_aside, sink
+from jobs.tables import Broker, event_source, failed_aside, set_aside, sink
+from jobs.vectorised import register_function
 
 __all__ = ["Generations", "build", "declare_source"]
 
@@ -62,9 +64,18 @@ def build(
         own, letters = replace(broker, generation=generation), given.letters.get(source.name, 0)
         declare_source(environment, statements, own, source, dead=generation == letters, late=read)
     for view in views:
-        compiled = compile_view(view, given.views.get(view.name, 0))
+        generation = given.views.get(view.name, 0)
+        compiled = compile_view(view, generation)
+        if compiled.function:
+            register_function(environment, compiled.function_name, compiled.function)
         for name, select in compiled.views:
             environment.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {select}")
+        if compiled.function:
+            topic = stream_source(view).kafka_options.topic
+            own = replace(broker, generation=generation)
+            ddl, insert = failed_aside(own, view.name, topic, compiled.failed)
+            environment.execute_sql(ddl)
+            statements.add_insert_sql(insert)
         environment.execute_sql(sink(broker, f"features_{view.name}", feature_topic(view), key=entity_codec(view)))
         statements.add_insert_sql(f"INSERT INTO features_{view.name} SELECT *, `event_time` FROM ({compiled.select})")
     return statements

@@ -17,6 +17,7 @@ from features.compiler.flink import ROWTIME
 from features.compiler.sources import sql_path, stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
 from features.offline.history import archive_of, check, settled_ms
+from features.offline.transformed import transformed
 from features.witness import rows
 from jobs.generations import Begun
 from jobs.reading import TopicReader
@@ -151,7 +152,7 @@ def records_of(
     """
     compiled = compile_history(view, archive_of(client, view), start_ms, end_ms)
     check(client, compiled)
-    found = _records(client, compiled, definition(view))
+    found = transformed(client, compiled) if compiled.function else _records(client, compiled, definition(view))
     events = found[~_among(found, late_places(kafka, stream_source(view).kafka_options.topic, generation))]
     return events, len(found) - len(events)
 

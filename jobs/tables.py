@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from features.compiler.flink import generation_of, interval
+from features.compiler.flink import arrivals_table, generation_of, interval
+from features.frames import HEARTBEAT, RECORD, SET_ASIDE
 from schemas.codec import Codec, field_kinds
 from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, Topic
 
@@ -22,6 +23,7 @@ __all__ = [
     "encoded_sink",
     "epoch_seconds",
     "event_source",
+    "failed_aside",
     "set_aside",
     "sink",
     "sql_type",
@@ -140,6 +142,9 @@ def event_source(
 ) -> list[str]:
     """DDL of an event topic: ``<table>_records`` with everything, ``<table>_events`` with what can be used.
 
+    ``<table>_arrivals`` has everything too, and says of each what it is: for functions in Python, which the planner
+    would otherwise call before it looks whether a record is late, by a watermark that they have held back.
+
     A record behind the watermark cannot: some of the windows it belongs to are closed, and it would count in others.
 
     Parameters
@@ -178,9 +183,16 @@ def event_source(
     names = ", ".join(f"`{column}`" for column in usable)
     events = (
         f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
-        f"WHERE `decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
+        f"WHERE {_USABLE}"
     )
-    return [records, events]
+    arrival = (
+        f"CASE WHEN NOT ({_USABLE}) THEN {SET_ASIDE} WHEN `record_bytes` IS NULL THEN {HEARTBEAT} ELSE {RECORD} END"
+    )
+    arrivals = (
+        f"CREATE TEMPORARY VIEW {arrivals_table(table)} AS SELECT {names}, {arrival} AS `headwater_arrival`, "
+        f"`record_bytes`, `kafka_partition`, `kafka_offset`, `kafka_time`, `rowtime` FROM {table}_records"
+    )
+    return [records, events, arrivals]
 
 
 def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[str], time: str = "event_time") -> str:
@@ -250,6 +262,7 @@ def epoch_seconds(time: str) -> str:
 
 
 _WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
+_USABLE = f"`decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
 
 
 def set_aside(broker: Broker, table: str, name: str, dead: bool = True, late: bool = True) -> list[str]:
@@ -268,35 +281,65 @@ def set_aside(broker: Broker, table: str, name: str, dead: bool = True, late: bo
         Which of the two. Undecodable ones are the same however often a topic is read, and are to be written once; which
         ones come too late is of each generation that reads it, whose number is in the letter.
     """
-    dead_topic, late_topic = f"{name}{DLQ_SUFFIX}", f"{name}{LATE_SUFFIX}"
-    options = {**_writer(broker, f"{table}_aside", f"{dead_topic};{late_topic}"), "format": "raw"}
-    ddl = (
+    why = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
+    headers = _headers(broker, "`kafka_topic`", f"COALESCE(`decode_error`, {why})")
+    undecodable = ["`decode_error` IS NOT NULL"] if dead else []
+    behind = [f"{'' if dead else '`decode_error` IS NULL AND '}`rowtime` <= {_WATERMARK}"] if late else []
+    return [
+        _aside(broker, table, name),
+        f"INSERT INTO {table}_aside SELECT `record_bytes`, "
+        f"CASE WHEN `decode_error` IS NULL THEN '{name}{LATE_SUFFIX}' ELSE '{name}{DLQ_SUFFIX}' END, {headers}, "
+        "`kafka_time` "
+        # Heartbeats have no bytes; those that are repeated are behind the watermark, and nothing is lost with them.
+        f"FROM {table}_records WHERE `record_bytes` IS NOT NULL "
+        f"AND ({' OR '.join(undecodable + behind)})",
+    ]
+
+
+def failed_aside(broker: Broker, view: str, name: str, failed: str) -> list[str]:
+    """DDL of a sink and the INSERT that fills it: the records that a view's function failed on, to ``<topic>.dlq``.
+
+    They are as other dead letters, but that their own timestamp is the event time.
+
+    Parameters
+    ----------
+    broker : Broker
+    view : str
+    name : str
+        The topic.
+    failed : str
+        SELECT of the records: ``record_bytes``, ``kafka_partition``, ``kafka_offset``, ``kafka_time``, ``error`` and
+        ``event_time``.
+    """
+    headers = _headers(broker, f"'{name}'", f"CONCAT('feature view {view}: ', `error`)")
+    row = f"`record_bytes`, '{name}{DLQ_SUFFIX}', {headers}, `event_time`"
+    return [_aside(broker, view, name), f"INSERT INTO {view}_aside SELECT {row} FROM ({failed})"]
+
+
+def _aside(broker: Broker, table: str, name: str) -> str:
+    topics = f"{name}{DLQ_SUFFIX};{name}{LATE_SUFFIX}"  # of one alone the connector would not let a row say which
+    options = {**_writer(broker, f"{table}_aside", topics), "format": "raw"}
+    return (
         f"CREATE TEMPORARY TABLE {table}_aside (\n  `value` BYTES,\n"
         "  `kafka_topic` STRING METADATA FROM 'topic',\n"
         "  `headers` MAP<STRING, BYTES> METADATA,\n"
         f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
     )
-    why = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
+
+
+def _headers(broker: Broker, topic: str, error: str) -> str:
+    """SQL for a dead letter's headers."""
     headers = {
-        "topic": "`kafka_topic`",
+        "topic": topic,
         "partition": "`kafka_partition`",
         "offset": "`kafka_offset`",
         "timestamp": "`kafka_time`",
         "job": f"'{broker.job}'",
         "generation": f"'{broker.generation}'",
-        "error": f"COALESCE(`decode_error`, {why})",
+        "error": error,
     }
     pairs = ", ".join(f"'headwater.{key}', ENCODE(CAST({value} AS STRING), 'UTF-8')" for key, value in headers.items())
-    undecodable = ["`decode_error` IS NOT NULL"] if dead else []
-    behind = [f"{'' if dead else '`decode_error` IS NULL AND '}`rowtime` <= {_WATERMARK}"] if late else []
-    return [
-        ddl,
-        f"INSERT INTO {table}_aside SELECT `record_bytes`, "
-        f"CASE WHEN `decode_error` IS NULL THEN '{late_topic}' ELSE '{dead_topic}' END, MAP[{pairs}], `kafka_time` "
-        # Heartbeats have no bytes; those that are repeated are behind the watermark, and nothing is lost with them.
-        f"FROM {table}_records WHERE `record_bytes` IS NOT NULL "
-        f"AND ({' OR '.join(undecodable + behind)})",
-    ]
+    return f"MAP[{pairs}]"
 
 
 def _travelling(broker: Broker, time: str) -> str:

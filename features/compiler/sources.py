@@ -14,7 +14,15 @@ from features.compiler.topics import UnsupportedViewError
 from features.compiler.transformations import has_transformation
 from schemas.codec import ANY_ID, field_kinds
 
-__all__ = ["avro_schema", "check_columns", "schema_id", "sql_path", "stream_source", "watermark_delay_ms"]
+__all__ = [
+    "avro_schema",
+    "check_columns",
+    "needs_numbers",
+    "schema_id",
+    "sql_path",
+    "stream_source",
+    "watermark_delay_ms",
+]
 
 
 def stream_source(view: StreamFeatureView) -> KafkaSource:
@@ -95,12 +103,16 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
             f"{' and, by field_mapping, ' + ', '.join(mapped) if mapped else ''}"
         )
     for each in meaning.features:
-        of_numbers = each.function in _OF_NUMBERS or percentile(each.function) is not None
-        if of_numbers and not _is_number(kinds[each.column]):
+        if needs_numbers(each.function) and not _is_number(kinds[each.column]):
             raise UnsupportedViewError(
                 f"{where}, feature {each.name!r}: expected a column of numbers for {each.function}, got "
                 f"{each.column!r}, which is {kinds[each.column]}"
             )
+
+
+def needs_numbers(function: str) -> bool:
+    """Whether an aggregation is of numbers alone."""
+    return function in _OF_NUMBERS or percentile(function) is not None
 
 
 def sql_path(column: str) -> str:

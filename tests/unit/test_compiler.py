@@ -107,7 +107,7 @@ def of_tables(table: Any) -> Any:
         (lambda: view(over("sum", name="f"), schema=[Field(name="g", dtype=Int64)]), "f, g on one side only"),
         (lambda: view(over("sum"), udf=of_tables, udf_string="", mode="flink"), "a function that fails with a table"),
         (lambda: view(over("sum"), udf=lambda _: 1, udf_string="", mode="flink"), "a function that returns a int"),
-        (lambda: view(over("sum"), udf=of_frames, udf_string="", mode="pandas"), "got mode 'pandas'"),
+        (lambda: view(over("sum"), udf=of_frames, udf_string="", mode="python"), "got mode 'python'"),
         (
             lambda: view(over("sum"), message_format=JsonFormat("at timestamp")),
             "expected an AvroFormat, got JsonFormat",

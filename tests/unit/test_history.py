@@ -403,8 +403,8 @@ def test_sql_that_only_flink_takes_is_refused_with_the_views_name(client: Client
     view = view_of([over("nowhere", "count", 1, 1, "f")], {"f": Int64})
     with pytest.raises(HistoryError, match=r"'deal': what it reads does not run .*nowhere"):
         check(client, compile_history(view, TABLE))
-    view = view_of([over("x", "count", 1, 1, "f")], {"f": Int64}, udf=lambda table: table, mode="pandas")
-    with pytest.raises(UnsupportedViewError, match=r"'deal': expected a transformation in SQL .* mode 'pandas'"):
+    view = view_of([over("x", "count", 1, 1, "f")], {"f": Int64}, udf=lambda table: table, mode="python")
+    with pytest.raises(UnsupportedViewError, match=r"'deal': expected a transformation in SQL .* mode 'python'"):
         compile_history(view, TABLE)
 
 
