@@ -65,7 +65,9 @@ def record_schema(text: str) -> dict[str, Any]:
     if found.get("type") == "struct":
         return _struct(found, ())
     if found.get("type") == "record":
-        raise ValueError("expected Spark's DDL or a JSON Schema, got an Avro record; is the source's format AvroFormat?")
+        raise ValueError(
+            "expected Spark's DDL or a JSON Schema, got an Avro record; for Avro records there is AvroFormat"
+        )
     return _JsonSchema(found).record()
 
 
@@ -270,7 +272,7 @@ class _JsonSchema:
             if key in node and "properties" not in node:
                 some = [each for each in node[key] if key == "allOf" or each != {"type": "null"}]
                 if len(some) != 1:
-                    raise ValueError(f"{_where(path)}expected {key} of one schema and null, got {json.dumps(node[key])}")
+                    raise ValueError(f"{_where(path)}expected {key} of one schema and null, got {json.dumps(some)}")
                 return self._type(some[0], path, within)
         kind = _kind(node, path)
         if kind == "object":
@@ -297,7 +299,7 @@ class _JsonSchema:
         if isinstance(node.get("additionalProperties"), dict):
             return _map(self._type(node["additionalProperties"], path, within))
         raise ValueError(
-            f"{_where(path)}expected an object with properties, or a map by additionalProperties, got {json.dumps(node)}"
+            f"{_where(path)}expected an object with properties, or additionalProperties, got {json.dumps(node)}"
         )
 
     def _referred(self, reference: str, path: tuple[str, ...], within: tuple[str, ...]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from feast import Aggregation, Entity, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
-from feast.data_format import AvroFormat, JsonFormat
+from feast.data_format import AvroFormat, JsonFormat, ProtoFormat
 from feast.transformation.base import Transformation
 from feast.transformation.mode import TransformationMode
 from feast.types import Float64, Int64, String
@@ -109,8 +109,16 @@ def of_tables(table: Any) -> Any:
         (lambda: view(over("sum"), udf=lambda _: 1, udf_string="", mode="flink"), "a function that returns a int"),
         (lambda: view(over("sum"), udf=of_frames, udf_string="", mode="pandas"), "got mode 'pandas'"),
         (
-            lambda: view(over("sum"), message_format=JsonFormat("at timestamp")),
-            "expected an AvroFormat, got JsonFormat",
+            lambda: view(over("sum"), message_format=ProtoFormat("path")),
+            "expected an AvroFormat or a JsonFormat, got ProtoFormat",
+        ),
+        (
+            lambda: view(over("sum"), message_format=JsonFormat("at bigint, who string, amount double")),
+            "expected timestamp_field 'at' to be a time of the records .in Spark's DDL a timestamp.*got long",
+        ),
+        (
+            lambda: view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount text")),
+            "source 'source': field amount: expected one of boolean, .*got 'text'",
         ),
     ],
 )
