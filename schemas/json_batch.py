@@ -58,7 +58,7 @@ class JsonBatchDecoder(RecordDecoder):
         For a schema with another type.
     """
 
-    alone = 64  # about as many as the codec judges in the time of one native call
+    alone = 256  # about as many as the codec judges in the time of a few native calls
 
     def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
         codec = JsonCodec(schema, schema_id)

@@ -163,7 +163,7 @@ WHOLE: list[tuple[bytes, str, str]] = [
     (b'{"label": "x"}}', "", "expected"),
     (b'{"label": "x"} {}', "", "expected"),
     (b"{'label': 1}", "", "expected JSON"),
-    (b'{"label": "x",}', "", "expected JSON"),
+    (b'{"label": "x",}', "label", "expected JSON"),
     (b'{"small": 01}', "small", "expected JSON"),
     (b'{"small": +1}', "small", "expected JSON"),
     (b'{"precise": NaN}', "precise", "expected JSON"),

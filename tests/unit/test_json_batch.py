@@ -14,7 +14,7 @@ from schemas.json_batch import JsonBatchDecoder
 from schemas.json_codec import JsonCodec
 
 CODEC = JsonCodec(SCHEMA, ANY_ID)
-PADDING = 80  # records around the one that is looked at: alone it would be left to the codec
+PADDING = 300  # records around the one that is looked at: alone it would be left to the codec
 
 
 def judged(values: list[bytes]) -> tuple[list[dict[str, Any]], list[int]]:
