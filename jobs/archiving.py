@@ -254,7 +254,7 @@ class Archiver:
                 table = f"`{self._database}`.`{table_name(topic.name)}`"
                 text = f"SELECT toUnixTimestamp64Milli(toDateTime64(max(`{topic.time}`), 3)), count() FROM {table}"
                 ((newest, rows),) = self._client.query(text).result_rows
-                if rows:
+                if rows and newest is not None:
                     yield topic.name, int(newest)
 
     def _take(self, message: Message) -> None:

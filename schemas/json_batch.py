@@ -87,7 +87,7 @@ class JsonBatchDecoder(RecordDecoder):
             raise NotPlainError("not one object for each record")
         records = found.combine_chunks()
         columns = [
-            _typed(records.field(at), field["type"], self.arrow_schema.field(at).type)
+            _typed(records.field(at), field["type"], self.arrow_schema.field(at).type, 0)
             for at, field in enumerate(self._record["fields"])
         ]
         batch = pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
@@ -154,17 +154,20 @@ def _asked(avro: Any, samples: Iterable[Any]) -> pa.DataType:
     return pa.string()
 
 
-def _typed(array: pa.Array, avro: Any, target: pa.DataType) -> pa.Array:
-    """A column as it was asked for as the type it stands for, checked."""
+def _typed(array: pa.Array, avro: Any, target: pa.DataType, absent: int) -> pa.Array:
+    """A column as it was asked for as the type it stands for, checked; `absent` are null because their record is."""
+    if array.null_count > absent and not (isinstance(avro, list) and "null" in avro):
+        raise NotPlainError("null")
     avro = _bare(avro)
     kind = _kind(avro)
     if kind == "record":
         children = [
-            _typed(array.field(at), field["type"], target.field(at).type) for at, field in enumerate(avro["fields"])
+            _typed(array.field(at), field["type"], target.field(at).type, array.null_count)
+            for at, field in enumerate(avro["fields"])
         ]
         return pa.Array.from_buffers(target, len(array), array.buffers()[:1], array.null_count, array.offset, children)
     if kind == "array":
-        items = _typed(array.values, avro["items"], target.value_type)
+        items = _typed(array.values, avro["items"], target.value_type, 0)
         return pa.Array.from_buffers(target, len(array), array.buffers()[:2], array.null_count, array.offset, [items])
     if pa.types.is_timestamp(target):
         return _times(array).cast(target)

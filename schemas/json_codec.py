@@ -4,8 +4,9 @@ The Flink format under ``jobs/java`` has the same rules (``JsonBody``, ``JsonSca
 takes what this takes:
 
 - A record is one JSON object (RFC 8259) in UTF-8, without a byte order mark, alone or behind a registry's header.
-- A field that is missing is null. What the schema does not name is ignored, but has to be JSON. A field that the schema
-  names, or a key of a map, that is there twice makes the record bad: nobody knows which was meant.
+- A field that is missing is null, where that is a value of it. What the schema does not name is ignored, but has to be
+  JSON. A field that the schema names, or a key of a map, that is there twice makes the record bad: nobody knows which
+  was meant.
 - Integers are numbers without a fraction, however written (``5.0``; with a point or an exponent below 2**53). Numbers
   beyond the range of their column are bad, as are NaN and infinities, which JSON has not. No string is a number, but a
   decimal may be written as a string; it has to fit exactly.
@@ -153,7 +154,7 @@ def _reader(avro: Any) -> Read:
         if len(rest) != 1:
             raise TypeError(f"expected a union of null and one type, got {avro}")
         read = _reader(rest[0])
-        return lambda value: None if value is None else read(value)
+        return read if "null" not in avro else lambda value: None if value is None else read(value)
     kind = avro if isinstance(avro, str) else avro["type"]
     logical = "" if isinstance(avro, str) else avro.get("logicalType", "")
     if kind == "record":
@@ -182,9 +183,14 @@ def _members(value: Any, fields: Mapping[str, Read]) -> dict[str, Any]:
         try:
             if name in found:
                 raise _BadValueError("the field once", "it twice")
-            found[name] = None if member is None else fields[name](member)
+            found[name] = fields[name](member)
         except _BadValueError as exc:
             raise exc.within(name) from None
+    for name in (name for name in fields if name not in found):
+        try:
+            fields[name](None)
+        except _BadValueError:
+            raise _BadValueError("a value", "nothing").within(name) from None
     return {name: found.get(name) for name in fields}
 
 

@@ -43,7 +43,7 @@ def stream_source(view: StreamFeatureView) -> KafkaSource:
 
 
 def avro_schema(source: KafkaSource) -> dict[str, Any]:
-    """What a source's records hold, as an Avro schema, however they are written.
+    """What a source's records hold, as an Avro schema, however they are written; in JSON only time is never null.
 
     Raises
     ------
@@ -53,11 +53,19 @@ def avro_schema(source: KafkaSource) -> dict[str, Any]:
     form: Any = source.kafka_options.message_format
     if encoding(source) == "json":
         try:
-            return record_schema(form.schema_json)
+            return _timed(record_schema(form.schema_json), source.timestamp_field)
         except ValueError as exc:
             raise UnsupportedViewError(f"source {source.name!r}: {exc}") from None
     found: dict[str, Any] = json.loads(form.schema_json)
     return found
+
+
+def _timed(schema: dict[str, Any], time: str) -> dict[str, Any]:
+    """The schema without null for event time: a record that has none belongs to no window, and is a bad one."""
+    fields = [
+        {"name": time, "type": field["type"][1]} if field["name"] == time else field for field in schema["fields"]
+    ]
+    return {**schema, "fields": fields}
 
 
 def encoding(source: KafkaSource) -> Encoding:

@@ -179,6 +179,18 @@ def test_dead_letters_late_records_and_heartbeats_are_as_those_of_avro(sql: Sql)
     assert headers[1]["headwater.error"] == "expected text in UTF-8 at byte 0, got a byte that is not"
 
 
+def test_a_field_that_may_not_be_null_has_to_be_there(sql: Sql) -> None:
+    schema = record_schema("at timestamp, inner struct<x: int>")
+    schema["fields"][0]["type"] = schema["fields"][0]["type"][1]
+    good = b'{"at": 1709208000}'
+    rows, dead = through(sql, [b'{"inner": {"x": 1}}', b'{"at": null}', good], schema)
+    assert len(rows) == 1
+    assert [error for _, error in dead.values()] == [
+        "field at: expected a value, got nothing",
+        'field at: expected a time like "2024-02-29T12:00:00Z", in the years 1 to 9999, got null',
+    ]
+
+
 @pytest.mark.parametrize(
     ("columns", "says"),
     [

@@ -22,9 +22,9 @@ from test_any_repo import HOUR_MS, MINUTE_MS, START_MS, Record, headwater, insid
 from compose.local.home import Home
 from compose.local.platform import Platform, local_services
 from compose.projects import services
-from compose.reading import TopicReader, client_of
-from compose.served import verify_rows
 from features.compiler.repo import load_repo
+from jobs.reading import TopicReader, client_of
+from jobs.served import verify_rows
 
 REPO = Path(__file__).parents[1] / "repos" / "drivers"
 DRIVERS = range(1001, 1006)
@@ -33,6 +33,7 @@ CITIES = ("Utrecht", "Gent", None)
 CORRUPT = [
     (b"", "expected a JSON object, got an empty record"),
     (b'{"driver_id": 1001, "event_timestamp": "2023-11', "field event_timestamp: expected JSON"),
+    (b'{"driver_id": 1001}', "field event_timestamp: expected a value, got nothing"),
     (b'{"driver_id": "1001"}', 'field driver_id: expected an integer of 32 bits, got the string "1001"'),
     (b'{"driver_id": 4294968297}', "field driver_id: expected an integer of 32 bits, got the number 4294968297"),
     (b'{"driver_id": 1001, "conv_rate": NaN}', "field conv_rate: expected JSON"),

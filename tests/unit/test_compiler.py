@@ -14,7 +14,9 @@ from feast.types import Float64, Int64, String
 
 from features.compiler.definition import Feature, definition
 from features.compiler.flink import compile_view
+from features.compiler.sources import archived_topic, stream_source
 from features.compiler.topics import UnsupportedViewError
+from schemas.topics import topics_from_json, topics_to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HOUR = timedelta(hours=1)
@@ -126,3 +128,16 @@ def test_what_cannot_be_is_refused_by_name(made: Callable[[], StreamFeatureView]
     with pytest.raises(UnsupportedViewError, match=said) as refused:
         compile_view(made())
     assert "'view'" in str(refused.value) or "'source'" in str(refused.value)
+
+
+def test_json_is_avro_that_may_be_null_but_for_event_time() -> None:
+    source = stream_source(view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount double")))
+    topic = archived_topic(source)
+    assert (topic.encoding, topic.time) == ("json", "at")
+    assert [field["type"] for field in topic.schema["fields"]] == [
+        {"type": "long", "logicalType": "timestamp-micros"},
+        ["null", "string"],
+        ["null", "double"],
+    ]
+    (again,) = topics_from_json(topics_to_json([topic]))
+    assert (again.schema, again.encoding) == (topic.schema, "json")

@@ -130,3 +130,19 @@ def test_a_type_that_json_is_not_read_as_is_refused() -> None:
     fixed = {"type": "fixed", "name": "F", "size": 4}
     with pytest.raises(TypeError, match="types that JSON is read as"):
         JsonCodec({"type": "record", "name": "R", "fields": [{"name": "a", "type": fixed}]}, ANY_ID)
+
+
+def test_a_field_that_may_not_be_null_has_to_be_there() -> None:
+    schema = record_schema("at timestamp, inner struct<x: int>")
+    at, inner = schema["fields"]
+    at["type"] = at["type"][1]
+    inner["type"][1]["fields"][0]["type"] = "int"
+    good = b'{"at": 1709208000, "inner": null}'
+    bad = [b'{"inner": {"x": 1}}', b'{"at": null}', b'{"at": 1709208000, "inner": {}}']
+    rows, refused = JsonBatchDecoder(schema, ANY_ID).decode([*[good] * PADDING, *bad, *[good] * PADDING])
+    assert rows.num_rows == 2 * PADDING
+    assert [(at, str(error)) for at, error in refused] == [
+        (PADDING, "field at: expected a value, got nothing"),
+        (PADDING + 1, 'field at: expected a time like "2024-02-29T12:00:00Z", in the years 1 to 9999, got null'),
+        (PADDING + 2, "field inner.x: expected a value, got nothing"),
+    ]

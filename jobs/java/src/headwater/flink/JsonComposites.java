@@ -12,9 +12,22 @@ import org.apache.flink.table.data.GenericMapData;
 import org.apache.flink.table.data.GenericRowData;
 import org.apache.flink.table.data.StringData;
 
-/** Arrays, maps and records of JSON topics. */
+/** What may be null, and arrays, maps and records of JSON topics. */
 final class JsonComposites {
     private JsonComposites() {}
+
+    static final class Nullable extends JsonValue {
+        private final JsonValue value;
+
+        Nullable(JsonValue value) {
+            this.value = value;
+        }
+
+        @Override
+        Object read(JsonParser in) throws IOException {
+            return in.currentToken() == JsonToken.VALUE_NULL ? null : value.read(in);
+        }
+    }
 
     static final class Array extends JsonValue {
         private final JsonValue item;
@@ -30,7 +43,7 @@ final class JsonComposites {
             }
             List<Object> found = new ArrayList<>();
             while (in.nextToken() != JsonToken.END_ARRAY) {
-                found.add(item.readNullable(in));
+                found.add(item.read(in));
             }
             return new GenericArrayData(found.toArray());
         }
@@ -55,15 +68,16 @@ final class JsonComposites {
                     throw twice();
                 }
                 in.nextToken();
-                found.put(key, item.readNullable(in));
+                found.put(key, item.read(in));
             }
             return new GenericMapData(found);
         }
     }
 
-    /** An object with fields: one that is missing is null, one that is unknown is stepped over. */
+    /** An object with fields: one that is missing is null, if it may be; one that is unknown is stepped over. */
     static final class Record extends JsonValue {
         private final Map<String, Integer> places = new HashMap<>();
+        private final String[] names;
         private final JsonValue[] fields;
         private final int[] columns;
         private final int arity;
@@ -78,6 +92,7 @@ final class JsonComposites {
             for (int i = 0; i < names.length; i++) {
                 places.put(names[i], i);
             }
+            this.names = names;
             this.fields = fields;
             this.columns = columns;
             this.arity = arity;
@@ -106,9 +121,14 @@ final class JsonComposites {
                     throw twice();
                 }
                 seen[place] = true;
-                Object value = fields[place].readNullable(in);
+                Object value = fields[place].read(in);
                 if (columns[place] >= 0) {
                     row.setField(columns[place], value);
+                }
+            }
+            for (int i = 0; i < seen.length; i++) {
+                if (!seen[i] && !(fields[i] instanceof Nullable)) {
+                    throw new BadRecord("a value", "nothing").within(names[i]);
                 }
             }
         }

@@ -44,8 +44,8 @@ final class JsonMapping {
         switch (field.getType()) {
             case UNION:
                 List<Schema> others = field.getTypes().stream().filter(each -> each.getType() != Schema.Type.NULL).toList();
-                if (others.size() == 1) {
-                    return value(others.get(0), column, path);
+                if (others.size() == 1 && field.isNullable()) {
+                    return new JsonComposites.Nullable(value(others.get(0), column, path));
                 }
                 throw invalid(path, "a union of null and one type in Avro", field.toString());
             case RECORD:

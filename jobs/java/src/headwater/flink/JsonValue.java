@@ -2,7 +2,6 @@ package headwater.flink;
 
 import java.io.IOException;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonParser;
-import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
 
 /** One Avro type in JSON and Flink's internal form of it. Stateless, so one instance serves a whole subtask. */
 abstract class JsonValue {
@@ -14,10 +13,6 @@ abstract class JsonValue {
      * @throws BadRecord without the field, which the parser's context knows
      */
     abstract Object read(JsonParser in) throws IOException;
-
-    final Object readNullable(JsonParser in) throws IOException {
-        return in.currentToken() == JsonToken.VALUE_NULL ? null : read(in);
-    }
 
     /** The value at the parser's token is not what was expected. */
     static BadRecord bad(String expected, JsonParser in) throws IOException {
