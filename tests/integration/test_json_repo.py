@@ -104,7 +104,8 @@ def stat_as_text(number: int, stat: Record) -> bytes:
     at = datetime.fromtimestamp(stat["placed"] / 1000, UTC)
     record = {name: value for name, value in stat.items() if name != "placed" and value is not None}
     forms: list[Any] = [
-        at.strftime("%Y-%m-%d %H:%M:%S.%f"),
+        # What is finer than milliseconds counts as the millisecond it is in.
+        at.replace(microsecond=at.microsecond + 750).strftime("%Y-%m-%d %H:%M:%S.%f"),
         at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         stat["placed"],
         stat["placed"] / 1000,
