@@ -1,5 +1,6 @@
 """Views as Flink SQL: what is said of them, and what is refused, before anything runs."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,9 +13,10 @@ from feast.transformation.base import Transformation
 from feast.transformation.mode import TransformationMode
 from feast.types import Float64, Int64, String
 
+from compose.plan import Recorded, facts_of, plan
 from features.compiler.definition import Feature, definition
 from features.compiler.flink import compile_view
-from features.compiler.sources import archived_topic, stream_source
+from features.compiler.sources import archived_topic, avro_schema, stream_source
 from features.compiler.topics import UnsupportedViewError
 from schemas.topics import topics_from_json, topics_to_json
 
@@ -141,3 +143,13 @@ def test_json_is_avro_that_may_be_null_but_for_event_time() -> None:
     ]
     (again,) = topics_from_json(topics_to_json([topic]))
     assert (again.schema, again.encoding) == (topic.schema, "json")
+
+
+def test_the_same_fields_written_otherwise_are_a_change_to_a_plan() -> None:
+    as_json = view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount double"))
+    as_avro = view(over("sum"), message_format=AvroFormat(json.dumps(avro_schema(stream_source(as_json)))))
+    old, new = facts_of([as_avro]), facts_of([as_json])
+    found = plan("features-p", Recorded("2026-01-01T00:00:00+00:00", "id", old), new)
+    (changed,) = found.changed
+    assert [line.partition(":")[0] for line in changed.changes] == ["~ schema of events"]
+    assert changed.restarts
