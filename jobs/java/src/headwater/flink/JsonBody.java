@@ -74,8 +74,8 @@ final class JsonBody implements Body {
                 String problem = JsonValue.shown(notJson.getOriginalMessage().replace('\n', ' '));
                 throw at(path(in.getParsingContext()), new BadRecord((int) position + from, "JSON", problem));
             }
-        } catch (IOException impossible) {
-            throw new IllegalStateException("a byte array cannot fail to be read", impossible);
+        } catch (IOException notText) {
+            throw new BadRecord("JSON", String.valueOf(notText.getMessage()));
         }
     }
 
