@@ -149,7 +149,7 @@ def test_the_same_fields_written_otherwise_are_a_change_to_a_plan() -> None:
     as_json = view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount double"))
     as_avro = view(over("sum"), message_format=AvroFormat(json.dumps(avro_schema(stream_source(as_json)))))
     old, new = facts_of([as_avro]), facts_of([as_json])
-    found = plan("features-p", Recorded("2026-01-01T00:00:00+00:00", "id", old), new)
+    found = plan("features-p", Recorded("2026-01-01T00:00:00+00:00", "id", old, {}, {}), new)
     (changed,) = found.changed
     assert [line.partition(":")[0] for line in changed.changes] == ["~ schema of events"]
     assert changed.restarts
