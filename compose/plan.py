@@ -28,7 +28,7 @@ from compose.projects import definitions_file
 from features.compiler.definition import ANY, definition
 from features.compiler.flink import compile_view, events_table
 from features.compiler.function_text import text_of
-from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
+from features.compiler.sources import avro_schema, encoding, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import feature_topic, join_key_fields, value_fields
 from features.compiler.transformations import transformed
 from jobs.generations import Begun, Letters
@@ -234,7 +234,7 @@ def plan(
 
 def _facts(view: StreamFeatureView) -> Facts:
     meaning, source, compiled = definition(view), stream_source(view), compile_view(view)
-    schema = avro_schema(source)
+    schema, written = avro_schema(source), encoding(source)
     read = sorted({each.column for each in meaning.features} - {ANY} | {*meaning.latest, *meaning.keys})
     mapping = dict(source.field_mapping or {})
     paths = {name: column for column, name in mapping.items()}
@@ -243,7 +243,7 @@ def _facts(view: StreamFeatureView) -> Facts:
         "name": view.name,
         "source": source.name,
         "topic": source.kafka_options.topic,
-        "schema": [schema_id(source), fingerprint(schema)],
+        "schema": [schema_id(source), fingerprint(schema if written == "avro" else [written, schema])],
         "time": source.timestamp_field,
         "delay_ms": watermark_delay_ms(source),
         "mapping": mapping,

@@ -91,7 +91,7 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
     # Feast takes seconds to import: not for everybody who looks at a project.
     from features.compiler.flink import compile_view
     from features.compiler.repo import RepoError, load_repo
-    from features.compiler.sources import avro_schema, schema_id, stream_source
+    from features.compiler.sources import archived_topic, stream_source
     from features.compiler.topics import UnsupportedViewError, feature_topic
 
     try:
@@ -102,11 +102,8 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
         topics: dict[str, Topic] = {}
         for view in views:
             compile_view(view)
-            source = stream_source(view)
-            name = source.kafka_options.topic
-            topics[name] = Topic(
-                name, schema_id(source), key="", definition=avro_schema(source), time=source.timestamp_field
-            )
+            events = archived_topic(stream_source(view))
+            topics[events.name] = events
             topics[feature_topic(view).name] = feature_topic(view)
     except (RepoError, UnsupportedViewError) as exc:
         raise PlatformError(f"{exc}.") from exc

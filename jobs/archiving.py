@@ -26,8 +26,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from jobs.quiet import QuietTopics
-from schemas.batch import BatchDecoder, nulls_through
+from schemas.batch import BatchDecoder, RecordDecoder, nulls_through
 from schemas.codec import DecodeError
+from schemas.json_batch import JsonBatchDecoder
 from schemas.tables import DATABASE, OFFSET, PARTITION, columns, create_table, table_name
 from schemas.topics import DLQ_SUFFIX, WITH_PROGRESS, Topic
 
@@ -145,7 +146,7 @@ class Archiver:
         self._limits = limits or Limits()
         self._client, self._database, self._clock = client, database, clock
         self._topics = {topic.name: topic for topic in topics}
-        self._decoders = {topic.name: BatchDecoder(topic.schema, topic.schema_id) for topic in topics}
+        self._decoders = {topic.name: _decoder(topic) for topic in topics}
         self._kafka = kafka
         self._admin = AdminClient({"bootstrap.servers": kafka})
         self._consumer = Consumer(
@@ -253,7 +254,7 @@ class Archiver:
                 table = f"`{self._database}`.`{table_name(topic.name)}`"
                 text = f"SELECT toUnixTimestamp64Milli(toDateTime64(max(`{topic.time}`), 3)), count() FROM {table}"
                 ((newest, rows),) = self._client.query(text).result_rows
-                if rows:
+                if rows and newest is not None:
                     yield topic.name, int(newest)
 
     def _take(self, message: Message) -> None:
@@ -341,6 +342,11 @@ class Archiver:
                     f"inserts into {self._database} are under way since {self._limits.timeout_seconds} s"
                 )
             time.sleep(0.05)
+
+
+def _decoder(topic: Topic) -> RecordDecoder:
+    decoder = JsonBatchDecoder if topic.encoding == "json" else BatchDecoder
+    return decoder(topic.schema, topic.schema_id)
 
 
 def _delivered(error: KafkaError | None, message: Message) -> None:

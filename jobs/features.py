@@ -24,7 +24,7 @@ from feast.data_source import KafkaSource
 from pyflink.table import StatementSet, StreamTableEnvironment
 
 from features.compiler.flink import TILES, compile_view, generation_of
-from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
+from features.compiler.sources import archived_topic, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
 from jobs.tables import Broker, event_source, failed_aside, set_aside, sink
 from jobs.vectorised import register_function
@@ -101,11 +101,10 @@ def declare_source(
     late: bool = True,
 ) -> None:
     """Declare a Kafka source's tables and add the statement that sets aside its records that cannot be used."""
-    topic, schema, delay_ms = source.kafka_options.topic, avro_schema(source), watermark_delay_ms(source)
-    table = generation_of(source.name, broker.generation)
-    declared = event_source(broker, table, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms)
+    topic, table = archived_topic(source), generation_of(source.name, broker.generation)
+    declared = event_source(broker, table, topic, source.timestamp_field, watermark_delay_ms(source), shift_ms)
     for ddl in declared:
         environment.execute_sql(ddl)
-    ddl, insert = set_aside(broker, table, topic, dead, late)
+    ddl, insert = set_aside(broker, table, topic.name, dead, late)
     environment.execute_sql(ddl)
     statements.add_insert_sql(insert)

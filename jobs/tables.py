@@ -1,4 +1,4 @@
-"""Kafka topics as Flink SQL tables, in Headwater's Avro format.
+"""Kafka topics as Flink SQL tables, in Headwater's format.
 
 Three kinds of table, and what each is for:
 
@@ -133,9 +133,7 @@ def sql_type(avro: Any) -> str:
 def event_source(
     broker: Broker,
     table: str,
-    name: str,
-    schema: Mapping[str, Any],
-    schema_id: int,
+    topic: Topic,
     time: str,
     delay_ms: int,
     shift_ms: int = 1,
@@ -152,10 +150,7 @@ def event_source(
     broker : Broker
     table : str
         Stem of the tables' names.
-    name : str
-        The topic.
-    schema, schema_id
-        Of its values.
+    topic : Topic
     time : str
         Event-time column, a timestamp; what is finer than milliseconds counts as the millisecond it is in.
     delay_ms : int
@@ -163,11 +158,11 @@ def event_source(
     shift_ms : int
         How far ``rowtime`` lies before event time: 1 where windows read it, which makes them open on the left.
     """
-    usable = avro_columns(schema)
+    usable = avro_columns(topic.schema)
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in usable.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
-    read = f"{name};{name}{CLOCK_SUFFIX}" if broker.idle else name
-    options = {**_reader(broker, read), **_value(schema, schema_id)}
+    read = f"{topic.name};{topic.name}{CLOCK_SUFFIX}" if broker.idle else topic.name
+    options = {**_reader(broker, read), **_value(topic)}
     records = (
         f"CREATE TEMPORARY TABLE {table}_records (\n  {columns},\n"
         "  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
@@ -202,7 +197,7 @@ def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[s
     """
     kinds = avro_columns(topic.schema)
     columns = ",\n  ".join(f"`{column}` {kinds[column]}" for column in only)
-    options = {**_reader(broker, topic.name), **_value(topic.schema, topic.schema_id)}
+    options = {**_reader(broker, topic.name), **_value(topic)}
     times = _travelling(broker, time)
     return f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {times}\n) WITH (\n  {_with(options)}\n)"
 
@@ -212,7 +207,7 @@ def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[st
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(topic.schema).items())
     options = {
         **_reader(broker, topic.name),
-        **_value(topic.schema, topic.schema_id),
+        **_value(topic),
         f"value.{FORMAT}.changelog": "versioned",
     }
     primary = ", ".join(f"`{key}`" for key in keys)
@@ -233,7 +228,7 @@ def sink(broker: Broker, table: str, topic: Topic, key: Codec | None = None, tim
     fields = [field["name"] for field in key.schema["fields"]] if key else [topic.key]
     options = {
         **_writer(broker, table, topic.name),
-        **_value(topic.schema, topic.schema_id),
+        **_value(topic),
         "key.fields": ";".join(fields),
         "value.fields-include": "ALL",
         "key.format": FORMAT if key else "raw",
@@ -359,11 +354,12 @@ def _stepped(broker: Broker, watermark: str) -> str:
     return f"TO_TIMESTAMP_LTZ(1000 * ({seconds} - MOD({seconds}, {broker.step_ms // 1000})), 3)"
 
 
-def _value(schema: Mapping[str, Any], schema_id: int) -> dict[str, str]:
+def _value(topic: Topic) -> dict[str, str]:
     return {
         "value.format": FORMAT,
-        f"value.{FORMAT}.schema": json.dumps(schema),
-        f"value.{FORMAT}.schema-id": str(schema_id),
+        f"value.{FORMAT}.schema": json.dumps(topic.schema),
+        f"value.{FORMAT}.schema-id": str(topic.schema_id),
+        f"value.{FORMAT}.encoding": topic.encoding,
     }
 
 

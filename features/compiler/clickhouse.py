@@ -210,16 +210,20 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
     source = stream_source(view)
     mapping = source.field_mapping or {}
     time = sql_path(source.timestamp_field)
-    fields = [name for name in tables.columns(avro_schema(source)) if name not in (tables.PARTITION, tables.OFFSET)]
+    columns = tables.columns(avro_schema(source))
+    fields = [name for name in columns if name not in (tables.PARTITION, tables.OFFSET)]
     if source.timestamp_field not in fields:
         raise UnsupportedViewError(
             f"feature view {view.name!r}: expected the time of source {source.name!r}, {source.timestamp_field!r}, to "
             f"be a field of its records, got {', '.join(fields)}"
         )
+    # What is finer than milliseconds counts, in the stream, as the millisecond it is in.
+    fine = "DateTime64(6" in columns[source.timestamp_field]
+    moment = f"toStartOfMillisecond({time})" if fine else time
     listed = [
         *(f"`{name}`" for name in fields if name not in mapping.values()),
         *(f"{sql_path(column)} AS `{name}`" for column, name in sorted(mapping.items())),
-        f"{time} - toIntervalMillisecond(1) AS `{flink.ROWTIME}`",
+        f"{moment} - toIntervalMillisecond(1) AS `{flink.ROWTIME}`",
         f"{_text(source.kafka_options.topic)} AS `kafka_topic`",
         f"`{tables.PARTITION}`",
         f"`{tables.OFFSET}`",
@@ -227,13 +231,13 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
     if known == "now":
         return f"SELECT {', '.join(listed)} FROM {events_table} WHERE {span.records(time)}"
     seen = (
-        f"max(toNullable({time})) OVER (PARTITION BY `{tables.PARTITION}` ORDER BY `{tables.OFFSET}` "
+        f"max(toNullable({moment})) OVER (PARTITION BY `{tables.PARTITION}` ORDER BY `{tables.OFFSET}` "
         "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS hw_seen"
     )
     in_time = f"(isNull(hw_seen) OR hw_time >= hw_seen - toIntervalMillisecond({watermark_delay_ms(source)}))"
     return (
         f"SELECT * EXCEPT (hw_seen, hw_time) FROM "
-        f"(SELECT {', '.join(listed)}, {time} AS hw_time, {seen} FROM {events_table}) "
+        f"(SELECT {', '.join(listed)}, {moment} AS hw_time, {seen} FROM {events_table}) "
         f"WHERE {in_time} AND {span.records('hw_time')}"
     )
 

@@ -12,6 +12,7 @@ from features.compiler.flink import compile_view, generation_of
 from features.compiler.repo import load_repo
 from jobs.generations import Begun, Letters, following, newest, options
 from jobs.tables import Broker, event_source, set_aside
+from schemas.topics import Topic
 
 SHOP = Path(__file__).parents[1] / "repos" / "shop"
 SOURCES = {"spending": ("orders", "shop.orders"), "abroad": ("orders", "shop.orders"), "paid": ("bills", "shop.bills")}
@@ -73,7 +74,7 @@ def test_a_reading_is_held_back_by_its_own_generation_alone() -> None:
 
     def records(generation: int) -> str:
         broker = Broker("k:1", "features-shop", align="5 d", generation=generation)
-        return event_source(broker, "orders", "shop.orders", schema, 1, "at", 0)[0]
+        return event_source(broker, "orders", Topic("shop.orders", 1, key="", definition=schema), "at", 0)[0]
 
     assert "'scan.watermark.alignment.group' = 'features-shop'" in records(0)
     assert "'scan.watermark.alignment.group' = 'features-shop__g1'" in records(1)
