@@ -4,7 +4,7 @@ import base64
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,21 +210,33 @@ def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker
                 raise PlatformError(f"Kafka at {address} would not create the topic {name}: {exc}") from exc
-    _await_leaders(admin, address, wanted)
+    _await_served(admin, address, wanted)
     return created
 
 
-def _await_leaders(admin: "AdminClient", address: str, names: Iterable[str]) -> None:
-    """Return once the broker, which hears of new topics from the controller, can serve them all."""
+def _await_served(admin: "AdminClient", address: str, names: Collection[str]) -> None:
+    """Return once the broker, which hears of new topics from the controller, serves them all."""
     deadline = time.monotonic() + ADMIN_TIMEOUT_S
-    while True:
-        there = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
-        led = {name for name, topic in there.items() if all(each.leader >= 0 for each in topic.partitions.values())}
-        if not (lacking := set(names) - led):
-            return
+    while lacking := _unserved(admin, names):
         if time.monotonic() > deadline:
             raise PlatformError(
-                f"Kafka at {address} has no leader for {', '.join(sorted(lacking))} after {ADMIN_TIMEOUT_S} s. "
+                f"Kafka at {address} does not serve {', '.join(sorted(lacking))} after {ADMIN_TIMEOUT_S} s. "
                 "`headwater logs kafka` says why."
             )
         time.sleep(0.05)
+
+
+def _unserved(admin: "AdminClient", names: Collection[str]) -> set[str]:
+    """Topics with a partition that has no leader, or of which the leader does not tell the end."""
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+
+    there = admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+    led = {name for name, topic in there.items() if all(each.leader >= 0 for each in topic.partitions.values())}
+    if lacking := set(names) - led:
+        return lacking
+    # A broker makes known that it leads a partition before it has opened it, and refuses requests in between.
+    newest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    ends = {TopicPartition(name, partition): newest for name in names for partition in there[name].partitions}
+    asked = admin.list_offsets(ends, request_timeout=ADMIN_TIMEOUT_S)
+    return {str(at.topic) for at, end in asked.items() if end.exception() is not None or end.result().offset < 0}

@@ -129,9 +129,12 @@ def test_maps_and_fields_that_no_column_takes(sql: Sql) -> None:
     ]
     sql.send(topic, [(value, T0_MS) for value in values])
     table = sql.table(topic, schema, ANY_ID, columns="id STRING, tags MAP<STRING, BIGINT>", more=DEAD, **JSON)
-    rows = sql.rows(f"SELECT id, tags, decode_error FROM {table}")
-    assert [row[:2] for row in rows] == [("a", {"x": 1, "y": None}), *[(None, None)] * 4, ("f", None)]
-    assert [row[2] for row in rows[1:5]] == [
+    # By its parts: PyFlink cannot collect a map with a null in it.
+    parts = "CARDINALITY(tags), MAP_KEYS(tags), tags['x'], tags['y']"
+    rows = sql.rows(f"SELECT id, {parts}, decode_error FROM {table}")
+    nothing = (None,) * 4
+    assert [row[:5] for row in rows] == [("a", 2, ["x", "y"], 1, None), *[(None, *nothing)] * 4, ("f", *nothing)]
+    assert [row[5] for row in rows[1:5]] == [
         'field unread.a: expected an integer of 32 bits, got the string "1"',
         "field tags.x: expected the field once, got it twice",
         "field tags.x: expected an integer of 64 bits, got the number 1.5",
@@ -181,7 +184,7 @@ def test_dead_letters_late_records_and_heartbeats_are_as_those_of_avro(sql: Sql)
 
 def test_a_field_that_may_not_be_null_has_to_be_there(sql: Sql) -> None:
     schema = record_schema("at timestamp, inner struct<x: int>")
-    schema["fields"][0]["type"] = schema["fields"][0]["type"][1]
+    schema["fields"][0] = {"name": "at", "type": schema["fields"][0]["type"][1]}
     good = b'{"at": 1709208000}'
     rows, dead = through(sql, [b'{"inner": {"x": 1}}', b'{"at": null}', good], schema)
     assert len(rows) == 1
@@ -195,8 +198,8 @@ def test_a_field_that_may_not_be_null_has_to_be_there(sql: Sql) -> None:
     ("columns", "says"),
     [
         ("id INT", r"column `id`: expected STRING"),
-        ("at BIGINT", r"column `at`: expected a TIMESTAMP_WITH_LOCAL_TIME_ZONE over JSON, found BIGINT"),
-        ("at TIMESTAMP_LTZ(3)", r"column `at`: expected TIMESTAMP_LTZ\(6\)"),
+        ("`at` BIGINT", r"column `at`: expected a TIMESTAMP_WITH_LOCAL_TIME_ZONE over JSON, found BIGINT"),
+        ("`at` TIMESTAMP_LTZ(3)", r"column `at`: expected TIMESTAMP_LTZ\(6\)"),
         ("id STRING NOT NULL", r"column `id`: expected a nullable type, as heartbeats"),
     ],
 )

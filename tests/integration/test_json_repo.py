@@ -187,7 +187,7 @@ def test_a_json_repo_from_its_topics_to_what_is_served(platform: Platform, repo:
         made.result()
     said = headwater(platform, "features", "compile", "--repo", str(repo))
     assert "driver_hourly" in said
-    assert "+ driver_trips" in headwater(platform, "features", "plan", "--repo", str(repo))
+    assert "+ driver_trips" in headwater(platform, "features", "plan", "--repo", str(repo), status=2, said=True)
     assert "features-drivers runs as" in headwater(platform, "submit", "features", "--repo", str(repo))
     until_ms = max(driven[-1]["placed"], ridden[-1]["placed"]) + 12 * HOUR_MS
     places = send(platform, driven, ridden, until_ms)

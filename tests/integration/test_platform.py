@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from compose.local import watchdog
 from compose.local.flink import client_environ, latest_checkpoint
@@ -139,13 +141,26 @@ def test_topics_are_there_and_creating_them_again_changes_nothing(platform, kafk
     address = platform.endpoints.kafka
     assert sorted(create_topics(address, [extra])) == [extra.name, f"{extra.name}.dlq", f"{extra.name}.late"]
     assert create_topics(address, [extra]) == []
-    from confluent_kafka.admin import AdminClient
-
     there = AdminClient({"bootstrap.servers": address}).list_topics(timeout=10).topics
     for name, topic in TOPICS.items():
         assert len(there[name].partitions) == topic.partitions
         assert {f"{name}.dlq", f"{name}.late"} <= set(there)
     assert len(there[extra.name].partitions) == 2
+
+
+def test_topics_are_served_as_soon_as_they_are_created(platform):
+    """So many that the broker is seen to take its time for opening them."""
+    address = platform.endpoints.kafka
+    created = create_topics(address, [Topic(f"many.{uuid.uuid4().hex}", 1, key="", partitions=9) for _ in range(9)])
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "ends", "log_level": 0})
+    try:
+        for name in created:
+            for partition in range(9):
+                assert consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=10) == (0, 0)
+    finally:
+        consumer.close()
+        for done in AdminClient({"bootstrap.servers": address}).delete_topics(created).values():
+            done.result()
 
 
 def test_records_of_a_year_long_past_are_kept_in_event_time(platform, kafka_topic):
