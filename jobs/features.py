@@ -10,19 +10,26 @@ from feast import StreamFeatureView
 from feast.data_source import KafkaSource
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-from features.compiler.flink import TILES, compile_view
+from features.compiler.changes import changelog
+from features.compiler.flink import CHANGED_TILES, CHANGES, TILES, compile_view
 from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
+from jobs.changes import change_source, set_changes_aside
 from jobs.tables import Broker, event_source, set_aside, sink
 
 __all__ = ["build", "declare_source"]
 
-_TILES_CLASS = "headwater.flink.tiles.TileFeatures"
+_FUNCTIONS = {
+    TILES: "headwater.flink.tiles.TileFeatures",
+    CHANGES: "headwater.flink.RowChanges",
+    CHANGED_TILES: "headwater.flink.tiles.ChangedTiles",
+}
 
 
 def build(environment: StreamTableEnvironment, broker: Broker, views: Iterable[StreamFeatureView]) -> StatementSet:
     """The job's statements: every source once, a sink for what cannot be used, and one for each view."""
-    environment.execute_sql(f"CREATE TEMPORARY SYSTEM FUNCTION IF NOT EXISTS {TILES} AS '{_TILES_CLASS}' LANGUAGE JAVA")
+    for name, java in _FUNCTIONS.items():
+        environment.execute_sql(f"CREATE TEMPORARY SYSTEM FUNCTION IF NOT EXISTS {name} AS '{java}' LANGUAGE JAVA")
     statements = environment.create_statement_set()
     sources: set[str] = set()
     for view in views:
@@ -46,11 +53,15 @@ def declare_source(
 ) -> None:
     """Declare a Kafka source's tables and add the statement that sets aside its records that cannot be used."""
     topic, schema, delay_ms = source.kafka_options.topic, avro_schema(source), watermark_delay_ms(source)
-    declared = event_source(
-        broker, source.name, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms
-    )
+    if changelog(source):
+        declared, aside = change_source(broker, source), set_changes_aside(broker, source)
+    else:
+        declared = event_source(
+            broker, source.name, topic, schema, schema_id(source), source.timestamp_field, delay_ms, shift_ms
+        )
+        aside = set_aside(broker, source.name, topic)
     for ddl in declared:
         environment.execute_sql(ddl)
-    ddl, insert = set_aside(broker, source.name, topic)
+    ddl, insert = aside
     environment.execute_sql(ddl)
     statements.add_insert_sql(insert)

@@ -22,10 +22,12 @@ __all__ = [
     "encoded_sink",
     "epoch_seconds",
     "event_source",
+    "records_table",
     "set_aside",
     "sink",
     "sql_type",
     "travelling_source",
+    "usable_of",
     "versioned_source",
 ]
 
@@ -154,29 +156,66 @@ def event_source(
     shift_ms : int
         How far ``rowtime`` lies before event time: 1 where windows read it, which makes them open on the left.
     """
+    # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
+    rowtime = f"COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`)"
     usable = avro_columns(schema)
-    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in usable.items())
+    records = records_table(broker, table, name, schema, schema_id, rowtime, delay_ms, shift_ms)
+    names = ", ".join(f"`{column}`" for column in usable)
+    events = f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {usable_of(table)}"
+    return [records, events]
+
+
+def records_table(
+    broker: Broker,
+    table: str,
+    name: str,
+    schema: Mapping[str, Any],
+    schema_id: int,
+    rowtime: str,
+    delay_ms: int,
+    shift_ms: int,
+    error: str = "",
+    key: str = "",
+) -> str:
+    """DDL of ``<table>_records``: everything in a topic, with what is known of each record.
+
+    Parameters
+    ----------
+    broker, table, name, schema, schema_id, delay_ms, shift_ms
+        See :func:`event_source`.
+    rowtime : str
+        SQL of a record's time.
+    error : str
+        SQL that says of a record that does decode, ``format_error`` being null, why it cannot be used; null if it can.
+    key : str
+        Column for the record's key, bytes; empty where nobody asks for it.
+    """
+    declared = {key: "BYTES"} | avro_columns(schema) if key else avro_columns(schema)
+    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in declared.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
     read = f"{name};{name}{CLOCK_SUFFIX}" if broker.idle else name
     options = {**_reader(broker, read), **_value(schema, schema_id)}
-    records = (
+    if key:
+        options |= {"key.format": "raw", "key.fields": key, "value.fields-include": "EXCEPT_KEY"}
+    problem = "`decode_error` STRING METADATA FROM 'value.error' VIRTUAL"
+    if error:
+        problem = f"`format_error` STRING METADATA FROM 'value.error' VIRTUAL,\n  `decode_error` AS {error}"
+    return (
         f"CREATE TEMPORARY TABLE {table}_records (\n  {columns},\n"
         "  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
         "  `kafka_topic` STRING METADATA FROM 'topic' VIRTUAL,\n"
         "  `kafka_partition` INT METADATA FROM 'partition' VIRTUAL,\n"
         "  `kafka_offset` BIGINT METADATA FROM 'offset' VIRTUAL,\n"
-        "  `decode_error` STRING METADATA FROM 'value.error' VIRTUAL,\n"
         "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
-        # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
-        f"  `rowtime` AS COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`) - {interval(shift_ms)},\n"
+        f"  {problem},\n"
+        f"  `rowtime` AS {rowtime} - {interval(shift_ms)},\n"
         f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
     )
-    names = ", ".join(f"`{column}`" for column in usable)
-    events = (
-        f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
-        f"WHERE `decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
-    )
-    return [records, events]
+
+
+def usable_of(table: str) -> str:
+    """SQL for the records of ``<table>_records`` that can be used, behind FROM."""
+    return f"{table}_records WHERE `decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
 
 
 def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[str], time: str = "event_time") -> str:
@@ -248,10 +287,11 @@ def epoch_seconds(time: str) -> str:
 _WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
 
 
-def set_aside(broker: Broker, table: str, name: str) -> list[str]:
+def set_aside(broker: Broker, table: str, name: str, is_record: str = "`record_bytes` IS NOT NULL") -> list[str]:
     """DDL of a sink and the INSERT that fills it: the records of ``<table>_records`` that cannot be used.
 
     Undecodable ones go to ``<topic>.dlq``, late ones to ``<topic>.late``: original bytes, where they lay, and why.
+    Heartbeats, which have no bytes, do not: those that are repeated are behind the watermark, and nothing is lost.
     """
     dead, late = f"{name}{DLQ_SUFFIX}", f"{name}{LATE_SUFFIX}"
     options = {**_writer(broker, f"{table}_aside", f"{dead};{late}"), "format": "raw"}
@@ -275,8 +315,7 @@ def set_aside(broker: Broker, table: str, name: str) -> list[str]:
         ddl,
         f"INSERT INTO {table}_aside SELECT `record_bytes`, "
         f"CASE WHEN `decode_error` IS NULL THEN '{late}' ELSE '{dead}' END, MAP[{pairs}], `kafka_time` "
-        # Heartbeats have no bytes; those that are repeated are behind the watermark, and nothing is lost with them.
-        f"FROM {table}_records WHERE `record_bytes` IS NOT NULL "
+        f"FROM {table}_records WHERE {is_record} "
         f"AND (`decode_error` IS NOT NULL OR `rowtime` <= {_WATERMARK})",
     ]
 

@@ -8,6 +8,10 @@ Flink's own HOP would aggregate each window length apart, sample all of them at 
 slides (a 30 d window beside one of 10 s: 259,200 rows for one record), and say nothing of an empty window. ``OVER
 RANGE`` scans a hot key's records again for every record.
 
+Of a source whose records are changes, ``HEADWATER_CHANGES`` makes rows with a sign: the one that was, taken back, and
+the one that is. ``HEADWATER_CHANGED_TILES`` adds those up. A view's transformation is between the two, so that it
+makes the same of a row when it comes and when it goes; it must depend on the row alone.
+
 A source's ``rowtime`` is one millisecond before its event time, which makes windows [start, end) into (start, end].
 """
 
@@ -28,15 +32,31 @@ from feast.types import (
     UnixTimestamp,
 )
 
+from features.compiler.changes import TIME
 from features.compiler.definition import ANY, Definition, definition
 from features.compiler.sources import check_columns, sql_path, stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
 from features.compiler.transformations import transformed
 
-__all__ = ["ROWTIME", "TILES", "CompiledView", "compile_view", "events_table", "interval", "sql_type"]
+__all__ = [
+    "CHANGED_TILES",
+    "CHANGES",
+    "ROWTIME",
+    "TILES",
+    "CompiledView",
+    "compile_view",
+    "events_table",
+    "interval",
+    "sql_type",
+]
 
 ROWTIME = "rowtime"
 TILES = "HEADWATER_TILES"
+CHANGES = "HEADWATER_CHANGES"
+CHANGED_TILES = "HEADWATER_CHANGED_TILES"
+# What CHANGES says of a row, and CHANGED_TILES has to know: event time; whether it is added or taken back, since when;
+# where in the topic this version of it lies.
+_OF_CHANGES = (TIME, "hw_sign", "hw_since", "hw_partition", "hw_offset")
 _TYPES: dict[PrimitiveFeastType, str] = {
     Float64: "DOUBLE",
     Float32: "FLOAT",
@@ -114,6 +134,7 @@ def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
         records = f"({select})"
     names = [*meaning.latest, *sorted({each.column for each in meaning.features} - {ANY})]
     columns = [*_key_columns(meaning), *(_named(name) for name in dict.fromkeys(names) if name not in meaning.keys)]
+    columns += [_q(name) for name in _OF_CHANGES] if meaning.of_changes else []
     return f"SELECT {', '.join(columns)}, {ROWTIME}\nFROM {records}"
 
 
@@ -148,7 +169,7 @@ def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     ]
     plan = ";\n    ".join([str(meaning.hop_ms), *features])
     return (
-        f"SELECT {_row(view)}\nFROM {TILES}(\n"
+        f"SELECT {_row(view)}\nFROM {CHANGED_TILES if meaning.of_changes else TILES}(\n"
         f"  input => TABLE {events} PARTITION BY ({keys}),\n"
         f"  features => '{plan}',\n"
         f"  on_time => DESCRIPTOR({ROWTIME}),\n"

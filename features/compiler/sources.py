@@ -9,12 +9,13 @@ from feast import StreamFeatureView
 from feast.data_format import AvroFormat
 from feast.data_source import KafkaSource
 
+from features.compiler.changes import DEBEZIUM, changelog, row_of, with_times
 from features.compiler.definition import ANY, Definition, percentile
 from features.compiler.topics import UnsupportedViewError
 from features.compiler.transformations import has_transformation
 from schemas.codec import ANY_ID, field_kinds
 
-__all__ = ["avro_schema", "check_columns", "schema_id", "sql_path", "stream_source", "watermark_delay_ms"]
+__all__ = ["avro_schema", "check_columns", "row_schema", "schema_id", "sql_path", "stream_source", "watermark_delay_ms"]
 
 
 def stream_source(view: StreamFeatureView) -> KafkaSource:
@@ -43,7 +44,18 @@ def avro_schema(source: KafkaSource) -> dict[str, Any]:
     if not isinstance(form, AvroFormat):
         raise UnsupportedViewError(f"source {source.name!r}: expected an AvroFormat, got {type(form).__name__}")
     found: dict[str, Any] = json.loads(form.schema_json)
-    return found
+    return with_times(found) if changelog(source) == DEBEZIUM else found
+
+
+def row_schema(source: KafkaSource) -> Mapping[str, Any]:
+    """The Avro schema of a source's rows: that of its records, or, where these are changes, of what they change.
+
+    Raises
+    ------
+    UnsupportedViewError
+        Where there is none.
+    """
+    return row_of(source, avro_schema(source))
 
 
 def schema_id(source: KafkaSource) -> int:
@@ -77,7 +89,7 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
     """
     source = stream_source(view)
     where = f"feature view {view.name!r}, source {source.name!r}"
-    fields, _ = field_kinds(avro_schema(source), lambda avro: avro)
+    fields, _ = field_kinds(row_schema(source), lambda avro: avro)
     time = _field(fields, source.timestamp_field)
     if not (isinstance(time, dict) and time.get("logicalType") in _TIMES):
         raise UnsupportedViewError(

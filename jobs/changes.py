@@ -1,0 +1,103 @@
+"""Topics whose records are changes of rows, as Flink SQL tables: rows that are added, and rows that are taken back."""
+
+from feast.data_source import KafkaSource
+
+from features.compiler.changes import DEBEZIUM, TIME, changed_at, changelog
+from features.compiler.flink import CHANGES
+from features.compiler.sources import avro_schema, row_schema, schema_id, sql_path, watermark_delay_ms
+from jobs.tables import Broker, avro_columns, records_table, set_aside, usable_of
+
+__all__ = ["change_source", "set_changes_aside"]
+
+KEY = "hw_key"
+_BEGINNING = "TO_TIMESTAMP_LTZ(0, 3)"
+_HEARTBEAT = f"`record_bytes` IS NULL AND `{KEY}` IS NULL"
+
+
+def change_source(broker: Broker, source: KafkaSource) -> list[str]:
+    """DDL of a topic of changes: ``<source>_records``, ``<source>_changes`` with what can be used, ``<source>_events``.
+
+    The last has the columns of a row, and what :data:`features.compiler.flink.CHANGES` says of it; ``rowtime`` is that
+    of the change. A record behind the watermark cannot be used: samples of its time have been taken.
+    """
+    of_debezium = changelog(source) == DEBEZIUM
+    records = records_table(
+        broker,
+        source.name,
+        source.kafka_options.topic,
+        avro_schema(source),
+        schema_id(source),
+        _debezium_time(source) if of_debezium else "`kafka_time`",
+        watermark_delay_ms(source),
+        shift_ms=1,
+        error=_debezium_error(source) if of_debezium else _upsert_error(),
+        key=KEY,
+    )
+    stem = "`after`." if of_debezium else ""
+    row = [f"{stem}`{column}` AS `{column}`" for column in avro_columns(row_schema(source))]
+    time = f"CAST({stem}{sql_path(source.timestamp_field)} AS TIMESTAMP_LTZ(3))"
+    there = "`op` <> 'd'" if of_debezium else "`record_bytes` IS NOT NULL"
+    columns = [
+        f"`{KEY}`",
+        *row,
+        "`kafka_topic`",
+        f"COALESCE({there} AND {time} IS NOT NULL, FALSE) AS `hw_there`",
+        f"{time} AS `{TIME}`",
+        "`kafka_partition` AS `hw_partition`",
+        "`kafka_offset` AS `hw_offset`",
+        "`rowtime`",
+    ]
+    changes = f"SELECT {', '.join(columns)} FROM {usable_of(source.name)}"
+    if of_debezium:
+        changes += f" AND (`record_bytes` IS NOT NULL OR {_HEARTBEAT})"
+    events = (
+        f"SELECT * FROM {CHANGES}(input => TABLE {source.name}_changes PARTITION BY `{KEY}`, "
+        f"on_time => DESCRIPTOR(`rowtime`), uid => '{source.name}')"
+    )
+    return [
+        records,
+        f"CREATE TEMPORARY VIEW {source.name}_changes AS {changes}",
+        f"CREATE TEMPORARY VIEW {source.name}_events AS {events}",
+    ]
+
+
+def set_changes_aside(broker: Broker, source: KafkaSource) -> list[str]:
+    """See :func:`jobs.tables.set_aside`. A null value is a change of an upsert topic, and not one of Debezium's."""
+    is_record = "`record_bytes` IS NOT NULL" if changelog(source) == DEBEZIUM else f"NOT ({_HEARTBEAT})"
+    return set_aside(broker, source.name, source.kafka_options.topic, is_record)
+
+
+def _debezium_time(source: KafkaSource) -> str:
+    """When the database changed. Kafka's own times lie behind that as far as Debezium does, so only heartbeats, which
+    have no other, may move the watermark by theirs.
+    """
+    times = ", ".join(sql_path(path) for path in changed_at(avro_schema(source)))
+    elsewhere = f"CASE WHEN {_HEARTBEAT} THEN `kafka_time` ELSE {_BEGINNING} END"
+    return f"COALESCE(TO_TIMESTAMP_LTZ(COALESCE({times}), 3), {elsewhere})"
+
+
+def _debezium_error(source: KafkaSource) -> str:
+    times = changed_at(avro_schema(source))
+    nowhen = " AND ".join(f"{sql_path(path)} IS NULL" for path in times)
+    return _error(
+        {
+            "`op` IS NULL OR `op` NOT IN ('c', 'r', 'u', 'd')": "'expected op to be c, r, u or d, got ' || "
+            "COALESCE(`op`, 'null')",
+            "`op` <> 'd' AND `after` IS NULL": "'expected a row in after where op is ' || `op` || ', got null'",
+            nowhen: f"'expected {' or '.join(times)}, got null'",
+        }
+    )
+
+
+def _upsert_error() -> str:
+    return _error({})
+
+
+def _error(cases: dict[str, str]) -> str:
+    cases = {
+        "`format_error` IS NOT NULL": "`format_error`",
+        "`record_bytes` IS NULL": "CAST(NULL AS STRING)",
+        f"`{KEY}` IS NULL": "'expected a record key, which says whose row it is, got none'",
+        **cases,
+    }
+    return f"CASE {' '.join(f'WHEN {when} THEN {then}' for when, then in cases.items())} END"
