@@ -89,6 +89,7 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
         Naming the view, the field and the reason.
     """
     # Feast takes seconds to import: not for everybody who looks at a project.
+    from features.compiler.changes import changelog, clock_of
     from features.compiler.flink import compile_view
     from features.compiler.repo import RepoError, load_repo
     from features.compiler.sources import avro_schema, schema_id, stream_source
@@ -105,7 +106,12 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
             source = stream_source(view)
             name = source.kafka_options.topic
             topics[name] = Topic(
-                name, schema_id(source), key="", definition=avro_schema(source), time=source.timestamp_field
+                name,
+                schema_id(source),
+                key="",
+                definition=avro_schema(source),
+                time=clock_of(source),
+                changelog=changelog(source),
             )
             topics[feature_topic(view).name] = feature_topic(view)
     except (RepoError, UnsupportedViewError) as exc:

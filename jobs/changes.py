@@ -2,7 +2,7 @@
 
 from feast.data_source import KafkaSource
 
-from features.compiler.changes import DEBEZIUM, TIME, changed_at, changelog
+from features.compiler.changes import DEBEZIUM, TIME, changed_at, changelog, clock_of
 from features.compiler.flink import CHANGES
 from features.compiler.sources import avro_schema, row_schema, schema_id, sql_path, watermark_delay_ms
 from jobs.tables import Broker, avro_columns, records_table, set_aside, usable_of
@@ -32,6 +32,7 @@ def change_source(broker: Broker, source: KafkaSource) -> list[str]:
         shift_ms=1,
         error=_debezium_error(source) if of_debezium else _upsert_error(),
         key=KEY,
+        clock=bool(clock_of(source)),
     )
     stem = "`after`." if of_debezium else ""
     row = [f"{stem}`{column}` AS `{column}`" for column in avro_columns(row_schema(source))]

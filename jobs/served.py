@@ -11,18 +11,21 @@ from confluent_kafka import Message
 from feast import StreamFeatureView
 
 from features.comparison import SCALED, Parity, compare_rows, magnitudes, together
+from features.compiler.changes import TIME
 from features.compiler.clickhouse import SETTINGS, CompiledHistory, compile_history
+from features.compiler.clickhouse_changes import changes_of
 from features.compiler.definition import ANY, Definition, definition
 from features.compiler.flink import ROWTIME
 from features.compiler.sources import sql_path, stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
 from features.offline.history import archive_of, check, settled_ms
+from features.versions import standing
 from features.witness import rows
 from jobs.reading import TopicReader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
-from schemas.topics import LATE_SUFFIX
+from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX
 
-__all__ = ["Served", "late_places", "records_of", "verify_rows"]
+__all__ = ["Served", "places_aside", "records_of", "verify_rows"]
 
 Places = frozenset[tuple[int, int]]
 
@@ -99,8 +102,8 @@ def verify_rows(
     return Served(records, served, late, together(parities))
 
 
-def late_places(kafka: str, topic: str) -> Places:
-    """Partition and offset of the records of a topic that were set aside as late."""
+def places_aside(kafka: str, topic: str, suffix: str) -> Places:
+    """Partition and offset of the records of a topic that were set aside in the topic with that suffix."""
     found: set[tuple[int, int]] = set()
 
     def take(messages: list[Message]) -> None:
@@ -108,7 +111,7 @@ def late_places(kafka: str, topic: str) -> Places:
             headers = dict(cast(list[tuple[str, bytes]], each.headers() or []))
             found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
 
-    reader = TopicReader(kafka, [topic + LATE_SUFFIX])
+    reader = TopicReader(kafka, [topic + suffix])
     try:
         reader.read(take)
     finally:
@@ -135,19 +138,37 @@ def records_of(
         order: what :mod:`features.witness` takes.
     late : int
     """
-    compiled = compile_history(view, archive_of(client, view), start_ms, end_ms)
+    archive, topic, meaning = archive_of(client, view), stream_source(view).kafka_options.topic, definition(view)
+    if meaning.of_changes:
+        return _versions_of(client, kafka, view)
+    compiled = compile_history(view, archive, start_ms, end_ms)
     check(client, compiled)
-    found = _records(client, compiled, definition(view))
-    events = found[~_among(found, late_places(kafka, stream_source(view).kafka_options.topic))]
+    found = _records(client, compiled, meaning, f"toUnixTimestamp64Milli(`{ROWTIME}`) + 1")
+    events = found[~_among(found, places_aside(kafka, topic, LATE_SUFFIX))]
     return events, len(found) - len(events)
 
 
-def _records(client: Client, compiled: CompiledHistory, meaning: Definition) -> pd.DataFrame:
+def _versions_of(client: Client, kafka: str, view: StreamFeatureView) -> tuple[pd.DataFrame, int]:
+    """The same of changes: all of them, as any may have made a row that stands; which stood when is told by pandas."""
+    archive, topic = archive_of(client, view), stream_source(view).kafka_options.topic
+    compiled = compile_history(view, archive)
+    check(client, compiled)
+    changes = client.query_df(changes_of(view, archive), settings=dict(compiled.settings))
+    rows = _records(client, compiled, definition(view), f"toUnixTimestamp64Milli(`{TIME}`)")
+    if changes.empty:
+        return rows.assign(since=0, until=0), 0
+    late = _among(changes, places_aside(kafka, topic, LATE_SUFFIX))
+    usable = changes[~late & ~_among(changes, places_aside(kafka, topic, DLQ_SUFFIX))]
+    stood = standing(usable).join(usable[[PARTITION, OFFSET]])
+    return rows.merge(stood, on=[PARTITION, OFFSET], how="inner"), int(late.sum())
+
+
+def _records(client: Client, compiled: CompiledHistory, meaning: Definition, time: str) -> pd.DataFrame:
     """Keys, columns and event time of the records behind the view's transformation, in topic order."""
     columns = {*meaning.keys, *meaning.latest, *(each.column for each in meaning.features)} - {ANY}
     listed = ", ".join(f"{sql_path(name)} AS `{name}`" for name in sorted(columns))
     frame = client.query_df(
-        f"SELECT {listed}, toUnixTimestamp64Milli(`{ROWTIME}`) + 1 AS `{EVENT_TIME}`, `{PARTITION}`, `{OFFSET}` "
+        f"SELECT {listed}, {time} AS `{EVENT_TIME}`, `{PARTITION}`, `{OFFSET}` "
         f"FROM ({compiled.input}) ORDER BY `{PARTITION}`, `{OFFSET}`",
         settings=dict(compiled.settings),
     )

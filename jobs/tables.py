@@ -176,6 +176,7 @@ def records_table(
     shift_ms: int,
     error: str = "",
     key: str = "",
+    clock: bool = True,
 ) -> str:
     """DDL of ``<table>_records``: everything in a topic, with what is known of each record.
 
@@ -189,11 +190,13 @@ def records_table(
         SQL that says of a record that does decode, ``format_error`` being null, why it cannot be used; null if it can.
     key : str
         Column for the record's key, bytes; empty where nobody asks for it.
+    clock : bool
+        Whether there is a ``<topic>.clock``.
     """
     declared = {key: "BYTES"} | avro_columns(schema) if key else avro_columns(schema)
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in declared.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
-    read = f"{name};{name}{CLOCK_SUFFIX}" if broker.idle else name
+    read = f"{name};{name}{CLOCK_SUFFIX}" if broker.idle and clock else name
     options = {**_reader(broker, read), **_value(schema, schema_id)}
     if key:
         options |= {"key.format": "raw", "key.fields": key, "value.fields-include": "EXCEPT_KEY"}

@@ -56,6 +56,8 @@ class Topic:
         The Avro schema where it is generated from a Feast repo; otherwise ``schemas/avro/<name>.avsc`` holds it.
     time : str
         Of somebody else's events: the field of their event time, which goes on by the wall clock where none come.
+    changelog : str
+        How its records are changes of rows, see :mod:`features.compiler.changes`; empty where each is a row of its own.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Topic:
     compacted: bool = False
     definition: dict[str, Any] | None = field(default=None, hash=False)
     time: str = ""
+    changelog: str = ""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -120,6 +123,7 @@ def topics_to_json(topics: Iterable[Topic]) -> str:
                 "key": each.key,
                 "definition": each.schema,
                 "time": each.time,
+                "changelog": each.changelog,
             }
             for each in topics
         ]
@@ -135,6 +139,7 @@ def topics_from_json(text: str) -> list[Topic]:
             key=each.get("key", ""),
             definition=each["definition"],
             time=each.get("time", ""),
+            changelog=each.get("changelog", ""),
         )
         for each in json.loads(text)
     ]

@@ -23,11 +23,12 @@ from feast.data_source import DataSource
 
 from features.compiler.topics import UnsupportedViewError
 from schemas.codec import field_kinds
+from schemas.tables import TIMESTAMP, UPSERT
 
-__all__ = ["CHANGELOGS", "DEBEZIUM", "TAG", "TIME", "UPSERT", "changed_at", "changelog", "row_of", "with_times"]
+__all__ = ["CHANGELOGS", "DEBEZIUM", "TAG", "TIME", "UPSERT", "changed_at", "changelog", "clock_of", "row_of", "with_times"]
 
 TAG = "changelog"
-DEBEZIUM, UPSERT = "debezium", "upsert"
+DEBEZIUM = "debezium"
 CHANGELOGS = (DEBEZIUM, UPSERT)
 TIME = "hw_time"  # column of a row's event time; rowtime is that of its change
 # Debezium's own types of time that are what Avro calls otherwise.
@@ -52,6 +53,15 @@ def changelog(source: DataSource) -> str:
             f"source {source.name!r}: expected its tag {TAG!r} to be one of {', '.join(CHANGELOGS)}, got {found!r}"
         )
     return str(found)
+
+
+def clock_of(source: DataSource) -> str:
+    """The column of a topic's archive that holds the time which goes on by the wall clock where no records come.
+
+    Empty for Debezium's: where Debezium is away, its topics are quiet and the database is not, so that all of what it
+    catches up with would be late.
+    """
+    return {DEBEZIUM: "", UPSERT: TIMESTAMP}.get(changelog(source), source.timestamp_field)
 
 
 def row_of(source: DataSource, schema: Mapping[str, Any]) -> Mapping[str, Any]:
