@@ -26,9 +26,10 @@ from typing import Any, Literal
 from feast import StreamFeatureView
 
 from compose.local.home import Home, write_text
+from features.compiler.changes import changelog
 from features.compiler.definition import ANY, definition
 from features.compiler.flink import compile_view, events_table
-from features.compiler.sources import avro_schema, schema_id, stream_source, watermark_delay_ms
+from features.compiler.sources import avro_schema, row_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import feature_topic, join_key_fields, value_fields
 from features.compiler.transformations import transformed
 
@@ -223,12 +224,13 @@ def _facts(view: StreamFeatureView) -> Facts:
         "topic": source.kafka_options.topic,
         "schema": [schema_id(source), fingerprint(schema)],
         "time": source.timestamp_field,
+        **({"changelog": changelog(source)} if changelog(source) else {}),
         "delay_ms": watermark_delay_ms(source),
         "mapping": mapping,
         "transformation": transformed(view, events_table(source.name)) or "",
         "keys": {field.name: str(field.dtype) for field in join_key_fields(view)},
         "values": {field.name: str(field.dtype) for field in value_fields(view)},
-        "columns": {name: _avro_at(schema, paths.get(name, name)) for name in read},
+        "columns": {name: _avro_at(row_schema(source), paths.get(name, name)) for name in read},
         "windows": {
             each.name: [each.function, each.column, each.window_ms, each.slide_ms] for each in meaning.features
         },
@@ -258,7 +260,7 @@ def _view_plan(name: str, old: Facts | None, new: Facts | None) -> ViewPlan:
     if fingerprint(old) == fingerprint(new):
         return ViewPlan(name, "unchanged", (), "kept" if new["windows"] else "none", (), (), False)
     ids = (old["schema_id"], new["schema_id"]) if old["schema_id"] != new["schema_id"] else ()
-    restarts = any(old[key] != new[key] for key in old.keys() | new.keys() if key != "ttl_s")
+    restarts = any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if key != "ttl_s")
     # Nothing else can be said where only the SQL differs.
     lines = tuple(_changes(old, new)) or ("~ the same definition, compiled otherwise by this version of Headwater",)
     return ViewPlan(name, "changed", lines, _state(old, new), tuple(_backfill(old, new)), ids, restarts)
@@ -289,6 +291,8 @@ def _changes(old: Facts, new: Facts) -> Iterable[str]:
     for key, what in (("source", "source"), ("topic", "topic"), ("time", "event time"), ("mapping", "field mapping")):
         if old[key] != new[key]:
             yield f"~ {what}: {old[key] or 'none'} -> {new[key] or 'none'}"
+    if old.get("changelog") != new.get("changelog"):
+        yield f"~ changelog: {old.get('changelog') or 'none'} -> {new.get('changelog') or 'none'}"
     for key, what in (("hop_ms", "tiles of"), ("delay_ms", "records may be late by")):
         if old[key] != new[key]:
             yield f"~ {what}: {_span(old[key])} -> {_span(new[key])}"
@@ -312,6 +316,8 @@ def _state(old: Facts, new: Facts) -> State:
         return "none"
     if any(old[key] != new[key] for key in ("keys", "hop_ms", "windows", "columns")):
         return "unreadable"
+    if old.get("changelog") != new.get("changelog") or (new.get("changelog") and old["schema"] != new["schema"]):
+        return "unreadable"  # the rows that may be taken back are kept whole
     made = [name for name, kind in new["columns"].items() if kind is None]
     if made and old["schema"] != new["schema"]:
         return "unreadable"  # of a column that the transformation makes, the type may be another
@@ -360,7 +366,7 @@ def _why_fresh(old: Mapping[str, Facts], new: Mapping[str, Facts], found: Iterab
 
 def _place(facts: Facts) -> tuple[object, ...]:
     """What decides how many operators a view is, and where: as far as it can be told without planning the job."""
-    return facts["name"], facts["source"], bool(facts["windows"]), bool(facts["transformation"])
+    return facts["name"], facts["source"], bool(facts["windows"]), bool(facts["transformation"]), "changelog" in facts
 
 
 def _typed(columns: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ def change_source(broker: Broker, source: KafkaSource) -> list[str]:
         _debezium_time(source) if of_debezium else "`kafka_time`",
         watermark_delay_ms(source),
         shift_ms=1,
-        error=_debezium_error(source) if of_debezium else _upsert_error(),
+        error=_error(_debezium_cases(source) if of_debezium else {}),
         key=KEY,
         clock=bool(clock_of(source)),
     )
@@ -53,7 +53,7 @@ def change_source(broker: Broker, source: KafkaSource) -> list[str]:
         changes += f" AND (`record_bytes` IS NOT NULL OR {_HEARTBEAT})"
     events = (
         f"SELECT * FROM {CHANGES}(input => TABLE {source.name}_changes PARTITION BY `{KEY}`, "
-        f"on_time => DESCRIPTOR(`rowtime`), uid => '{source.name}')"
+        f"on_time => DESCRIPTOR(`rowtime`), uid => 'hw_changes_{source.name}')"
     )
     return [
         records,
@@ -77,24 +77,19 @@ def _debezium_time(source: KafkaSource) -> str:
     return f"COALESCE(TO_TIMESTAMP_LTZ(COALESCE({times}), 3), {elsewhere})"
 
 
-def _debezium_error(source: KafkaSource) -> str:
+def _debezium_cases(source: KafkaSource) -> dict[str, str]:
     times = changed_at(avro_schema(source))
     nowhen = " AND ".join(f"{sql_path(path)} IS NULL" for path in times)
-    return _error(
-        {
-            "`op` IS NULL OR `op` NOT IN ('c', 'r', 'u', 'd')": "'expected op to be c, r, u or d, got ' || "
-            "COALESCE(`op`, 'null')",
-            "`op` <> 'd' AND `after` IS NULL": "'expected a row in after where op is ' || `op` || ', got null'",
-            nowhen: f"'expected {' or '.join(times)}, got null'",
-        }
-    )
-
-
-def _upsert_error() -> str:
-    return _error({})
+    unknown = "`op` IS NULL OR `op` NOT IN ('c', 'r', 'u', 'd')"
+    return {
+        unknown: "'expected op to be c, r, u or d, got ' || COALESCE(`op`, 'null')",
+        "`op` <> 'd' AND `after` IS NULL": "'expected a row in after where op is ' || `op` || ', got null'",
+        nowhen: f"'expected {' or '.join(times)}, got null'",
+    }
 
 
 def _error(cases: dict[str, str]) -> str:
+    """SQL for why a record that decodes cannot be used: what makes it so, and what is to be said."""
     cases = {
         "`format_error` IS NOT NULL": "`format_error`",
         "`record_bytes` IS NULL": "CAST(NULL AS STRING)",

@@ -3,20 +3,12 @@ package headwater.flink.tiles;
 import java.io.IOException;
 import org.apache.flink.api.common.typeutils.SimpleTypeSerializerSnapshot;
 import org.apache.flink.api.common.typeutils.TypeSerializerSnapshot;
-import org.apache.flink.api.common.typeutils.base.TypeSerializerSingleton;
-import org.apache.flink.core.memory.DataInputDeserializer;
 import org.apache.flink.core.memory.DataInputView;
-import org.apache.flink.core.memory.DataOutputSerializer;
 import org.apache.flink.core.memory.DataOutputView;
 
 /** Pending changes in Flink's state. */
-public final class PendingSerializer extends TypeSerializerSingleton<Pending> {
+public final class PendingSerializer extends StateSerializer<Pending> {
     private static final long serialVersionUID = 1;
-
-    @Override
-    public boolean isImmutableType() {
-        return false;
-    }
 
     @Override
     public Pending createInstance() {
@@ -24,44 +16,13 @@ public final class PendingSerializer extends TypeSerializerSingleton<Pending> {
     }
 
     @Override
-    public Pending copy(Pending from) {
-        try {
-            DataOutputSerializer out = new DataOutputSerializer(256);
-            from.write(out);
-            return Pending.read(new DataInputDeserializer(out.getSharedBuffer(), 0, out.length()));
-        } catch (IOException impossible) {
-            throw new IllegalStateException("pending changes cannot be written to memory", impossible);
-        }
+    void write(Pending state, DataOutputView out) throws IOException {
+        state.write(out);
     }
 
     @Override
-    public Pending copy(Pending from, Pending reuse) {
-        return copy(from);
-    }
-
-    @Override
-    public int getLength() {
-        return -1;
-    }
-
-    @Override
-    public void serialize(Pending record, DataOutputView target) throws IOException {
-        record.write(target);
-    }
-
-    @Override
-    public Pending deserialize(DataInputView source) throws IOException {
-        return Pending.read(source);
-    }
-
-    @Override
-    public Pending deserialize(Pending reuse, DataInputView source) throws IOException {
-        return Pending.read(source);
-    }
-
-    @Override
-    public void copy(DataInputView source, DataOutputView target) throws IOException {
-        Pending.read(source).write(target);
+    Pending read(DataInputView in) throws IOException {
+        return Pending.read(in);
     }
 
     @Override
