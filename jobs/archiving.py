@@ -290,28 +290,19 @@ class Archiver:
         self._bytes += len(value or b"")
 
     def _decode(self, name: str, batch: _Batch) -> pa.Table:
-        values = [each for each in batch.values if each is not None]
-        decoded, bad = self._decoders[name].decode(values)
-        places: Sequence[int] = range(len(values))
-        deleted: Sequence[int] = ()
-        if len(values) < len(batch.values):
-            places = [index for index, each in enumerate(batch.values) if each is not None]
-            deleted = [index for index, each in enumerate(batch.values) if each is None]
-        if bad:
-            for index, error in bad:
-                self._bury(batch.messages[places[index]], error)
-            dropped = {places[index] for index, _ in bad}
-            places = [index for index in places if index not in dropped]
+        places = [index for index, each in enumerate(batch.values) if each is not None]
+        decoded, bad = self._decoders[name].decode([each for each in batch.values if each is not None])
+        for index, error in bad:
+            self._bury(batch.messages[places[index]], error)
+        dropped = {places[index] for index, _ in bad}
+        places = [index for index in places if index not in dropped] if bad else places
         table = pa.Table.from_arrays([nulls_through(each) for each in decoded.columns], names=decoded.schema.names)
-        if deleted:
+        if deleted := [index for index, each in enumerate(batch.values) if each is None]:
             nulls = [nulls_through(pa.nulls(len(deleted), each.type)) for each in table.schema]
             table = pa.concat_tables([table, pa.Table.from_arrays(nulls, names=table.schema.names)])
-        places = [*places, *deleted]
+            places += deleted
         if self._topics[name].changelog:
-            messages = [batch.messages[index] for index in places]
-            table = table.append_column(KEY, pa.array([each.key() for each in messages], pa.binary()))
-            table = table.append_column(TIMESTAMP, pa.array([each.timestamp()[1] for each in messages], MILLISECONDS))
-            table = table.append_column(DELETED, pa.array([each.value() is None for each in messages], pa.bool_()))
+            table = _with_change(table, [batch.messages[index] for index in places])
         table = table.append_column(PARTITION, pa.array([batch.partitions[i] for i in places], pa.int32()))
         return table.append_column(OFFSET, pa.array([batch.offsets[i] for i in places], pa.int64()))
 
@@ -368,6 +359,13 @@ class Archiver:
                     f"inserts into {self._database} are under way since {self._limits.timeout_seconds} s"
                 )
             time.sleep(0.05)
+
+
+def _with_change(table: pa.Table, messages: Sequence[Message]) -> pa.Table:
+    """A table of changes with what says whose they are, of when, and whether they delete."""
+    table = table.append_column(KEY, pa.array([each.key() for each in messages], pa.binary()))
+    table = table.append_column(TIMESTAMP, pa.array([each.timestamp()[1] for each in messages], MILLISECONDS))
+    return table.append_column(DELETED, pa.array([each.value() is None for each in messages], pa.bool_()))
 
 
 def _delivered(error: KafkaError | None, message: Message) -> None:
