@@ -25,7 +25,18 @@ from features.compiler.topics import UnsupportedViewError
 from schemas.codec import field_kinds
 from schemas.tables import TIMESTAMP, UPSERT
 
-__all__ = ["CHANGELOGS", "DEBEZIUM", "TAG", "TIME", "UPSERT", "changed_at", "changelog", "clock_of", "row_of", "with_times"]
+__all__ = [
+    "CHANGELOGS",
+    "DEBEZIUM",
+    "TAG",
+    "TIME",
+    "UPSERT",
+    "changed_at",
+    "changelog",
+    "clock_of",
+    "row_of",
+    "with_times",
+]
 
 TAG = "changelog"
 DEBEZIUM = "debezium"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from compose.reading import TopicReader
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
@@ -21,7 +22,6 @@ from test_any_repo import headwater, verify
 from compose.local.home import Home
 from compose.local.platform import Platform, local_services
 from compose.projects import services
-from compose.reading import TopicReader
 from features.compiler.repo import Repo, load_repo
 from features.compiler.sources import avro_schema
 from schemas.codec import ANY_ID, Codec
