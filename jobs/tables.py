@@ -2,7 +2,8 @@
 
 Three kinds of table, and what each is for:
 
-- an event table (:func:`event_source`) yields good records and heartbeats; :func:`set_aside` takes the others;
+- an event table (:func:`event_source`) yields good records and heartbeats; :func:`set_aside` takes the others; what
+  they are where records are changes of rows is in :mod:`jobs.changes`;
 - a feature or control table (:func:`versioned_source`) is a changelog with a key: the right side of a temporal join;
 - a sink (:func:`sink`) writes exactly once, with the event time as the record's timestamp.
 """

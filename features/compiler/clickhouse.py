@@ -9,6 +9,8 @@ It reads the archive of the view's topic (:mod:`schemas.tables`), which holds ev
 - A window is a frame over these rows: the states of its active tiles are merged, those of the repeats are not. Long
   windows are made of two halves; see :class:`_Windows`.
 
+Of a table that changes the steps after ``input`` are others, see :mod:`features.compiler.clickhouse_changes`.
+
 The same SQL text has to mean the same to both engines. ``settings`` bring ClickHouse close to the standard: names are
 those of the table and not of the SELECT's own aliases, a cast keeps null, a join fills up with null. What remains:
 ClickHouse divides integers to a fraction, has no types called STRING or BYTES (VARCHAR is understood by both), and its
