@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from compose.reading import TopicReader
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
@@ -24,6 +23,7 @@ from compose.local.platform import Platform, local_services
 from compose.projects import services
 from features.compiler.repo import Repo, load_repo
 from features.compiler.sources import avro_schema
+from jobs.reading import TopicReader
 from schemas.codec import ANY_ID, Codec
 
 REPO = Path(__file__).parents[1] / "repos" / "bank"
