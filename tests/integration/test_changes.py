@@ -302,3 +302,23 @@ def test_every_function_over_three_windows(sql: Sql, kind: str) -> None:
     got = streamed(sql, view)
     assert not sql.received(f"{view.stream_source.kafka_options.topic}.late", 1, timeout_s=0.5)
     assert check(view, got, changes).compared > 50_000
+
+
+@pytest.mark.parametrize("kind", ["debezium", "upsert"])
+def test_a_late_change_is_never_made_and_the_next_of_its_row_is(sql: Sql, kind: str) -> None:
+    view = view_of(sql.topic(), kind, [(*each, *SPANS[1]) for each in EVERY])
+    changes = Table(3, DAY_MS).run(400).changes
+    random = np.random.default_rng(3)
+    delays = np.where(random.random(len(changes)) < 0.1, random.uniform(0, HOUR_MS, len(changes)), 0)
+    arrivals = [each["changed"] + delay for each, delay in zip(changes, delays, strict=True)]
+    order = np.argsort(arrivals, kind="stable")
+    topic = view.stream_source.kafka_options.topic
+    made = [records(view, [changes[at]]) for at in order]
+    produce(sql, topic, [each for several in made for each in several])
+    got = streamed(sql, view)
+    first = np.cumsum([0, *(len(several) for several in made)])  # a delete of Debezium's is two records
+    late = {int(dict(each.headers())["headwater.offset"]) for each in sql.received(f"{topic}.late", 1)}
+    assert 0 < len(late) < 40
+    kept = [changes[at] for number, at in enumerate(order) if first[number] not in late]
+    assert len(kept) == len(changes) - len(late)
+    assert check(view, got, kept).compared > 1_000
