@@ -1,44 +1,44 @@
 """What a submission of a Feast repo's views would change, against what its job was last submitted with.
 
-What becomes of a changed job's state was tried on a real one (Flink 2.3, the repo of ``tests/repos/shop``):
+A changed job goes on from its last state, and each view in it goes on or begins, see :mod:`jobs.generations`:
 
-- The windows of a view are found by its name, their ``uid``, whatever has become of its keys, hop and features, and are
-  then misread: with one feature less the job died of a ClassCastException at its first record, with another hop of an
-  ArrayIndexOutOfBoundsException; with another function or window it ran on.
-- Sources and sinks have no ``uid``: Flink tells them apart by where they are in the job. With a view more or less it
-  refuses the checkpoint ("Cannot map checkpoint/savepoint state for operator"). Told to leave what it cannot map
-  (``execution.state-recovery.ignore-unclaimed-state``), it went on with the windows of all views, but its source read
-  the topic from the first record, which adds to a window what is in it already. That option is never set therefore.
-- A view without windows keeps nothing, and a feature's type is a cast behind its windows: with other columns of the
-  one, or another type of the other, the job went on where it was.
+- A view whose rows are what they were goes on: with its windows, from the offsets where its source stood.
+- A view that is new, or whose rows are others now, begins at the start of its topic, with nothing. So its topic holds
+  rows as they would be had it always been what it is, behind those of its old definition.
+- The state of a view that is gone is left behind.
 
-So a job goes on from its checkpoint, or starts from nothing as a whole (``submit --fresh``).
+What became of the windows of a changed view that went on was tried on a real job (Flink 2.3): they are found by their
+``uid``, whatever has become of the view's keys, hop and features, and are then misread. With one feature less the job
+died of a ClassCastException at its first record, with another hop of an ArrayIndexOutOfBoundsException; with another
+function or window it ran on. A feature's type is a cast behind its windows, but rows of two schemas in one topic are
+of no use to its readers.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from feast import StreamFeatureView
 
 from compose.local.home import Home, write_text
+from compose.projects import definitions_file
 from features.compiler.changes import changelog
 from features.compiler.definition import ANY, definition
 from features.compiler.flink import compile_view, events_table
-from features.compiler.sources import avro_schema, row_schema, schema_id, stream_source, watermark_delay_ms
+from features.compiler.function_text import text_of
+from features.compiler.sources import avro_schema, encoding, row_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import feature_topic, join_key_fields, value_fields
 from features.compiler.transformations import transformed
+from jobs.generations import Begun, Letters
 
 __all__ = ["Facts", "Plan", "Recorded", "ViewPlan", "facts_of", "fingerprint", "plan", "record", "recorded"]
 
 Facts = Mapping[str, Any]
 Kind = Literal["new", "changed", "removed", "unchanged"]
-# Of a view's windows: as they were; held in another form; of records that were transformed otherwise; none there are.
-State = Literal["kept", "unreadable", "mixed", "none"]
+State = Literal["kept", "begins", "removed"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,17 @@ class Recorded:
         What the cluster called the job.
     views : mapping of str to Facts
         In the job's order.
+    begun : mapping of str to Begun
+        By view.
+    letters : mapping of str to Letters
+        By source.
     """
 
     at: str
     id: str
     views: Mapping[str, Facts]
+    begun: Mapping[str, Begun]
+    letters: Mapping[str, Letters]
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ class ViewPlan:
     kind : {"new", "changed", "removed", "unchanged"}
     changes : tuple of str
         Each begins with ``+``, ``-`` or ``~``.
-    state : {"kept", "unreadable", "mixed", "none"}
-        What a checkpoint of the job would be to its windows.
+    state : {"kept", "begins", "removed"}
+        Whether it goes on from the job's last state, starts from the beginning of its topic, or is gone.
+    why : str
+        Why it starts from the beginning.
     backfill : tuple of str
-        Why rows that are stored already are not what the view now means.
+        Why rows of before its topic's first record are not what the view now means.
     schema_ids : tuple of int
         Of ``features.<view>``, then and now, where they differ.
     restarts : bool
@@ -84,6 +92,7 @@ class ViewPlan:
     kind: Kind
     changes: tuple[str, ...]
     state: State
+    why: str
     backfill: tuple[str, ...]
     schema_ids: tuple[int, ...]
     restarts: bool
@@ -99,32 +108,33 @@ class Plan:
     since : str
         When what it is compared with was submitted; empty where nothing is recorded.
     running : bool
-    restored : bool
-        The job runs under another id than it was submitted with: the platform has sent it again, and read the repo's
-        files as they were then.
     views : tuple of ViewPlan
         By name.
-    fresh : tuple of str
-        Why the job's checkpoint must not be used; none where it can, or there is nothing to be kept.
     topics : tuple of str
         That would be created, each with its ``.dlq`` and ``.late``.
     left : tuple of str
         Topics of removed views; they stay, with their rows.
+    refused : tuple of str
+        Why it cannot be submitted.
     """
 
     job: str
     since: str
     running: bool
-    restored: bool
     views: tuple[ViewPlan, ...]
-    fresh: tuple[str, ...]
     topics: tuple[str, ...]
     left: tuple[str, ...]
+    refused: tuple[str, ...]
 
     @property
     def changed(self) -> tuple[ViewPlan, ...]:
         """The views that are not what they were."""
         return tuple(each for each in self.views if each.kind != "unchanged")
+
+    @property
+    def begins(self) -> frozenset[str]:
+        """The views that start from the beginning of their topics."""
+        return frozenset(each.name for each in self.views if each.state == "begins")
 
     @property
     def restarts(self) -> bool:
@@ -153,32 +163,46 @@ def fingerprint(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def record(home: Home, job: str, job_id: str, views: Mapping[str, Facts]) -> None:
+def record(
+    home: Home,
+    job: str,
+    job_id: str,
+    views: Mapping[str, Facts],
+    begun: Mapping[str, Begun],
+    letters: Mapping[str, Letters],
+) -> None:
     """Remember what a job was submitted with."""
-    file = _file(home, job)
+    file = definitions_file(home, job)
     file.parent.mkdir(parents=True, exist_ok=True)
     marked = {name: {**facts, "fingerprint": fingerprint(facts)} for name, facts in views.items()}
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    write_text(file, json.dumps({"at": at, "id": job_id, "definition": marked}))
+    generations = {
+        "begun": {name: asdict(each) for name, each in begun.items()},
+        "letters": {name: asdict(each) for name, each in letters.items()},
+    }
+    write_text(file, json.dumps({"at": at, "id": job_id, "definition": marked, **generations}))
 
 
 def recorded(home: Home, job: str) -> Recorded | None:
     """What :func:`record` remembers; None where the job was never submitted, or by a version that did not record it."""
-    if not (file := _file(home, job)).exists():
+    if not (file := definitions_file(home, job)).exists():
         return None
     found = json.loads(file.read_text())
+    if "begun" not in found:
+        return None
     views = {
         name: {key: value for key, value in facts.items() if key != "fingerprint"}
         for name, facts in found["definition"].items()
     }
-    return Recorded(found["at"], found["id"], views)
+    begun = {name: Begun(**each) for name, each in found["begun"].items()}
+    letters = {name: Letters(**each) for name, each in found["letters"].items()}
+    return Recorded(found["at"], found["id"], views, begun, letters)
 
 
 def plan(
     job: str,
     before: Recorded | None,
     views: Mapping[str, Facts],
-    job_id: str = "",
     running: bool = True,
     topics: Iterable[str] = (),
 ) -> Plan:
@@ -190,8 +214,6 @@ def plan(
     before : Recorded or None
     views : mapping of str to Facts
         See :func:`facts_of`; in the repo's order.
-    job_id : str
-        What the cluster calls the job now.
     running : bool
     topics : iterable of str
         That exist.
@@ -204,33 +226,37 @@ def plan(
         job=job,
         since=before.at if before else "",
         running=running,
-        restored=bool(before and running and job_id != before.id),
         views=tuple(found),
-        fresh=_why_fresh(old, views, found) if before else (),
         topics=tuple(name for name in wanted if name not in there),
         left=tuple(f"features.{each.name}" for each in found if each.kind == "removed"),
+        refused=tuple(line for name in sorted(old.keys() & views.keys()) for line in _retyped(old[name], views[name])),
     )
 
 
 def _facts(view: StreamFeatureView) -> Facts:
     meaning, source, compiled = definition(view), stream_source(view), compile_view(view)
-    schema = avro_schema(source)
+    schema, row, written = avro_schema(source), row_schema(source), encoding(source)
     read = sorted({each.column for each in meaning.features} - {ANY} | {*meaning.latest, *meaning.keys})
     mapping = dict(source.field_mapping or {})
     paths = {name: column for column, name in mapping.items()}
+    function = compiled.function
     return {
         "name": view.name,
         "source": source.name,
         "topic": source.kafka_options.topic,
-        "schema": [schema_id(source), fingerprint(schema)],
+        "schema": [schema_id(source), fingerprint(schema if written == "avro" else [written, schema])],
         "time": source.timestamp_field,
         **({"changelog": changelog(source)} if changelog(source) else {}),
         "delay_ms": watermark_delay_ms(source),
         "mapping": mapping,
-        "transformation": transformed(view, events_table(source.name)) or "",
+        "transformation": text_of(function.function)
+        if function
+        else transformed(view, events_table(source.name)) or "",
         "keys": {field.name: str(field.dtype) for field in join_key_fields(view)},
         "values": {field.name: str(field.dtype) for field in value_fields(view)},
-        "columns": {name: _avro_at(row_schema(source), paths.get(name, name)) for name in read},
+        "columns": {
+            name: str(function.outputs[name]) if function else _avro_at(row, paths.get(name, name)) for name in read
+        },
         "windows": {
             each.name: [each.function, each.column, each.window_ms, each.slide_ms] for each in meaning.features
         },
@@ -238,6 +264,7 @@ def _facts(view: StreamFeatureView) -> Facts:
         "ttl_s": int(view.ttl.total_seconds()) if view.ttl else 0,
         "schema_id": feature_topic(view).schema_id,
         "sql": fingerprint([compiled.views, compiled.select]),
+        **({"pandas": [each.name for each in function.columns]} if function else {}),
     }
 
 
@@ -253,17 +280,18 @@ def _avro_at(avro: Any, path: str) -> Any:
 
 def _view_plan(name: str, old: Facts | None, new: Facts | None) -> ViewPlan:
     if new is None:
-        return ViewPlan(name, "removed", (), "none", (), (), True)
+        return ViewPlan(name, "removed", (), "removed", "", (), (), True)
     if old is None:
         lines = (*(f"+ {each}" for each in _shown(new)), *_listed("+ transformation:", new["transformation"]))
-        return ViewPlan(name, "new", lines, "none", ("it is new",), (), True)
+        return ViewPlan(name, "new", lines, "begins", "it is new", ("it is new",), (), True)
     if fingerprint(old) == fingerprint(new):
-        return ViewPlan(name, "unchanged", (), "kept" if new["windows"] else "none", (), (), False)
+        return ViewPlan(name, "unchanged", (), "kept", "", (), (), False)
     ids = (old["schema_id"], new["schema_id"]) if old["schema_id"] != new["schema_id"] else ()
     restarts = any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if key != "ttl_s")
     # Nothing else can be said where only the SQL differs.
     lines = tuple(_changes(old, new)) or ("~ the same definition, compiled otherwise by this version of Headwater",)
-    return ViewPlan(name, "changed", lines, _state(old, new), tuple(_backfill(old, new)), ids, restarts)
+    why = _why_begins(old, new)
+    return ViewPlan(name, "changed", lines, "begins" if why else "kept", why, tuple(_backfill(old, new)), ids, restarts)
 
 
 def _shown(facts: Facts) -> list[str]:
@@ -301,6 +329,8 @@ def _changes(old: Facts, new: Facts) -> Iterable[str]:
     if old["transformation"] != new["transformation"]:
         yield from _listed("- transformation:", old["transformation"])
         yield from _listed("+ transformation:", new["transformation"])
+    elif old.get("pandas") != new.get("pandas"):
+        yield f"~ columns that its function gets: {', '.join(old['pandas'])} -> {', '.join(new['pandas'])}"
     if old["ttl_s"] != new["ttl_s"]:
         yield f"~ ttl: {_span(old['ttl_s'] * 1000)} -> {_span(new['ttl_s'] * 1000)}"
 
@@ -310,19 +340,37 @@ def _value(facts: Facts, name: str) -> str:
     return f"{_feature(facts['windows'][name])}, {kind}" if name in facts["windows"] else f"the newest, {kind}"
 
 
-def _state(old: Facts, new: Facts) -> State:
-    """What a checkpoint's windows are to a changed view."""
-    if not new["windows"]:
-        return "none"
-    if any(old[key] != new[key] for key in ("keys", "hop_ms", "windows", "columns")):
-        return "unreadable"
-    if old.get("changelog") != new.get("changelog") or (new.get("changelog") and old["schema"] != new["schema"]):
-        return "unreadable"  # the rows that may be taken back are kept whole
-    made = [name for name, kind in new["columns"].items() if kind is None]
-    if made and old["schema"] != new["schema"]:
-        return "unreadable"  # of a column that the transformation makes, the type may be another
-    same = all(old[key] == new[key] for key in ("topic", "time", "mapping", "transformation"))
-    return "kept" if same else "mixed"
+def _why_begins(old: Facts, new: Facts) -> str:
+    """Why a changed view cannot go on from what there is of it; empty where it can."""
+    if (old["source"], old["topic"]) != (new["source"], new["topic"]):
+        return f"it reads {new['topic']} by {new['source']}, and not {old['topic']} by {old['source']}"
+    if old.get("changelog") != new.get("changelog"):
+        return "it takes the records of its topic otherwise"
+    if new.get("changelog") and old["schema"] != new["schema"]:
+        return "the rows that may be taken back are kept whole, and would be misread"
+    if old["windows"] and new["windows"]:
+        if any(old[key] != new[key] for key in ("keys", "hop_ms", "windows", "columns")):
+            return "its windows are kept in another form, and would be misread"
+        made = [name for name, kind in new["columns"].items() if kind is None]
+        if made and old["schema"] != new["schema"]:
+            return f"{', '.join(made)}, which its transformation makes, may be of another type now"
+        if any(old[key] != new[key] for key in ("time", "mapping", "transformation")):
+            return "its windows hold records as they were before the change"
+    if any(old[key] != new[key] for key in ("keys", "values", "windows", "time", "mapping", "transformation")):
+        return "its rows are others now"
+    return ""
+
+
+def _retyped(old: Facts, new: Facts) -> Iterable[str]:
+    """Fields that are of another type now: their columns in the archive cannot hold it, and it would stand still."""
+    for which in ("keys", "values"):
+        for name in sorted(old[which].keys() & new[which].keys()):
+            was, now = old[which][name], new[which][name]
+            if was != now:
+                yield (
+                    f"view {new['name']!r}: expected {name!r} to be {was}, as in the rows that are there, got {now}; "
+                    "give it, or the view, another name"
+                )
 
 
 def _backfill(old: Facts, new: Facts) -> Iterable[str]:
@@ -349,26 +397,6 @@ def _backfill(old: Facts, new: Facts) -> Iterable[str]:
         yield "rows at other times"
 
 
-def _why_fresh(old: Mapping[str, Facts], new: Mapping[str, Facts], found: Iterable[ViewPlan]) -> tuple[str, ...]:
-    """Why a checkpoint of the old job is none of the new one."""
-    reasons = []
-    if [_place(each) for each in old.values()] != [_place(each) for each in new.values()]:
-        reasons.append("sources and sinks are at other places in the job, by which Flink finds their state")
-    for each in found:
-        if each.state == "unreadable":
-            reasons.append(f"{each.name}: windows are kept in another form, and would be misread")
-        elif each.state == "mixed":
-            reasons.append(f"{each.name}: windows hold records as they were before the change")
-        if each.kind == "changed" and old[each.name]["topic"] != new[each.name]["topic"]:
-            reasons.append(f"{each.name}: the job would go on reading {old[each.name]['topic']}")
-    return tuple(reasons)
-
-
-def _place(facts: Facts) -> tuple[object, ...]:
-    """What decides how many operators a view is, and where: as far as it can be told without planning the job."""
-    return facts["name"], facts["source"], bool(facts["windows"]), bool(facts["transformation"]), "changelog" in facts
-
-
 def _typed(columns: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in columns.items())
 
@@ -382,8 +410,3 @@ def _span(span_ms: int) -> str:
         if span_ms and span_ms % unit_ms == 0:
             return f"{span_ms // unit_ms} {unit}"
     return f"{span_ms} ms" if span_ms else "none"
-
-
-def _file(home: Home, job: str) -> Path:
-    # Beside the registrations and not among them: the flights have none.
-    return home.path("projects", "definitions", f"{job}.json")

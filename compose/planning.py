@@ -1,7 +1,7 @@
 """A plan of what the local platform runs, and how people read it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +9,30 @@ import click
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from compose.local.home import Home, PlatformError
+from compose.local.home import PlatformError
 from compose.local.jobs import ALIVE, JobBook
-from compose.local.platform import Running
 from compose.plan import Facts, Plan, ViewPlan, facts_of, plan, recorded
 from features.compiler.repo import RepoError, load_repo
 from features.compiler.topics import UnsupportedViewError
 
-__all__ = ["as_json", "brief", "planned", "shown"]
+__all__ = ["as_json", "brief", "planned", "shown", "stateless"]
 
 TIMEOUT_S = 10
 _SIGNS = {"new": ("+", "green"), "changed": ("~", "yellow"), "removed": ("-", "red"), "unchanged": (" ", None)}
-_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
-_WINDOWS = {
-    "unreadable": "in a checkpoint they have another form, and would be misread",
-    "mixed": "in a checkpoint they hold records as they were before the change",
-    "kept": "go on from a checkpoint",
+_STATES = {
+    "kept": "kept: it goes on where it is",
+    "begins": "none: it starts from the beginning of its topic",
+    "removed": "dropped",
 }
+_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 
 
-def planned(home: Home, running: Running, repo: Path, only: Sequence[str] = ()) -> tuple[Plan, dict[str, Facts]]:
-    """What submitting a Feast repo's views to a platform would change, and the facts to record once they are.
+def planned(book: JobBook, repo: Path, only: Sequence[str] = ()) -> tuple[Plan, dict[str, Facts]]:
+    """What submitting a Feast repo's views to a cluster would change, and the facts to record once they are.
 
     Parameters
     ----------
-    home : Home
-    running : Running
+    book : JobBook
     repo : Path
     only : sequence of str
         Names of views; default: all.
@@ -50,16 +48,26 @@ def planned(home: Home, running: Running, repo: Path, only: Sequence[str] = ()) 
     except (RepoError, UnsupportedViewError) as exc:
         raise PlatformError(f"{exc}.") from exc
     job = f"features-{definitions.project}"
-    book = JobBook(home, running.endpoints.kafka, running.endpoints.flink)
     known = next((each for each in book.records() if each.name == job and each.ids), None)
     states = {each["jid"]: each["state"] for each in book.rest.jobs()}
     job_id = known.ids[-1] if known else ""
     try:
-        admin = AdminClient({"bootstrap.servers": running.endpoints.kafka, "log_level": 0})
+        admin = AdminClient({"bootstrap.servers": book.kafka, "log_level": 0})
         topics = list(admin.list_topics(timeout=TIMEOUT_S).topics)
     except KafkaException as exc:
-        raise PlatformError(f"Kafka does not answer at {running.endpoints.kafka}: {exc}.") from exc
-    return plan(job, recorded(home, job), views, job_id, states.get(job_id) in ALIVE, topics), views
+        raise PlatformError(f"Kafka does not answer at {book.kafka}: {exc}.") from exc
+    running = states.get(job_id) in ALIVE
+    found = plan(job, recorded(book.home, job), views, running, topics)
+    return found if running or (known and book.checkpoint(known)) else stateless(found), views
+
+
+def stateless(found: Plan) -> Plan:
+    """A plan for a job that never saved its state: there is nothing that a view could keep."""
+    views = (
+        replace(each, state="begins", why="its job has left no state") if each.state == "kept" else each
+        for each in found.views
+    )
+    return replace(found, views=tuple(views))
 
 
 def as_json(found: Plan) -> dict[str, Any]:
@@ -82,24 +90,20 @@ def shown(found: Plan, repo: Path) -> Iterator[str]:
     """A plan as a diff, line by line, with colours."""
     against = f"against what was submitted at {found.since}" if found.since else "of which nothing is recorded yet"
     yield click.style(f"{found.job}, {against}", bold=True)
-    if found.restored:
-        yield "  The platform has sent the job again since, with the definitions as they were then."
     for each in found.views:
         yield from _view(each, found, repo)
     yield ""
+    for reason in found.refused:
+        yield from _field("refused", reason)
     yield from _job(found, repo)
     if found.topics:
         yield from _field("topics", f"creates {', '.join(found.topics)}, each with its .dlq and .late")
     if found.left:
         yield from _field("" if found.topics else "topics", f"leaves {', '.join(found.left)}, with all rows")
-    if found.since and (
-        new := [f"features.{each.name}" for each in found.changed if each.kind == "new" or each.schema_ids]
-    ):
+    if found.since and any(each.kind != "changed" or each.schema_ids for each in found.changed):
         project = found.job.partition("-")[2]
         yield from _field(
-            "services",
-            f"archiver-{project} and pusher-{project} learn of topics and schemas when they start: `headwater down`, "
-            f"`headwater up --detach` for {', '.join(new)}",
+            "services", f"archiver-{project} and pusher-{project} are started anew by the platform, for other topics"
         )
 
 
@@ -108,15 +112,20 @@ def _view(each: ViewPlan, found: Plan, repo: Path) -> Iterator[str]:
     yield click.style(f"{sign} {each.name}", fg=colour) + ("" if each.kind == "unchanged" else f"  {each.kind}")
     for line in each.changes:
         yield "    " + click.style(line, fg=_COLOURS.get(line.lstrip()[:1]))
-    if each.kind == "changed" and each.state in _WINDOWS and not (each.state == "kept" and found.fresh):
-        yield from _field("windows", _WINDOWS[each.state], 4)
+    if found.restarts and found.since:
+        yield from _field("state", _STATES[each.state], 4)
+    if each.state == "begins" and each.kind != "new":
+        yield from _field("because", each.why, 4)
+    if each.state == "begins" and each.kind == "changed":
+        yield from _field("rows", f"features.{each.name} keeps those of before, in front of the new ones", 4)
     if each.schema_ids:
         old, new = each.schema_ids
         yield from _field("schema", f"features.{each.name} would hold rows of two schemas, ids {old} and {new}", 4)
     if each.backfill:
-        those = "older than its topic's first record" if found.fresh or not found.since else "that are stored already"
         how = f"`headwater backfill --repo {repo} --view {each.name} --from DAY --to DAY`"
-        yield from _field("backfill", f"{'; '.join(each.backfill)}: rows {those}, by {how}", 4)
+        yield from _field(
+            "backfill", f"{'; '.join(each.backfill)}: rows older than its topic's first record, by {how}", 4
+        )
 
 
 def _job(found: Plan, repo: Path) -> Iterator[str]:
@@ -125,17 +134,12 @@ def _job(found: Plan, repo: Path) -> Iterator[str]:
         return
     if not found.since:
         yield from _field("job", "starts")
-    elif found.fresh:
-        yield from _field(
-            "job", "starts from nothing: it reads its topics from their first records, and writes all rows again"
-        )
+    elif kept := sum(each.state == "kept" for each in found.views):
+        at = "stopped first" if found.running else "stopped"
+        yield from _field("job", f"goes on from where it is {at}: {kept} with their state, {len(found.begins)} begin")
     else:
-        yield from _field("job", "goes on from its checkpoint, with all windows")
-    for reason in found.fresh:
-        yield from _field("because", reason)
-    stop = f"`headwater jobs cancel {found.job}`, then " if found.running else ""
-    fresh = " --fresh" if found.fresh else ""
-    yield from _field("run", f"{stop}`headwater submit features --repo {repo}{fresh}`")
+        yield from _field("job", "starts: no view keeps its state")
+    yield from _field("run", f"`headwater submit features --repo {repo}`")
 
 
 def _field(name: str, text: str, indent: int = 0) -> Iterator[str]:

@@ -17,7 +17,7 @@ from schemas.codec import field_kinds
 from schemas.tables import column_type
 from schemas.topics import TOPICS, Topic, topics_to_json
 
-__all__ = ["Project", "project_of", "registered", "services"]
+__all__ = ["Project", "definitions_file", "project_of", "registered", "services", "since"]
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,9 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
         Naming the view, the field and the reason.
     """
     # Feast takes seconds to import: not for everybody who looks at a project.
-    from features.compiler.changes import changelog, clock_of
     from features.compiler.flink import compile_view
     from features.compiler.repo import RepoError, load_repo
-    from features.compiler.sources import avro_schema, schema_id, stream_source
+    from features.compiler.sources import archived_topic, stream_source
     from features.compiler.topics import UnsupportedViewError, feature_topic
 
     try:
@@ -103,16 +102,8 @@ def project_of(repo: Path, only: Sequence[str] = ()) -> Project:
         topics: dict[str, Topic] = {}
         for view in views:
             compile_view(view)
-            source = stream_source(view)
-            name = source.kafka_options.topic
-            topics[name] = Topic(
-                name,
-                schema_id(source),
-                key="",
-                definition=avro_schema(source),
-                time=clock_of(source),
-                changelog=changelog(source),
-            )
+            events = archived_topic(stream_source(view))
+            topics[events.name] = events
             topics[feature_topic(view).name] = feature_topic(view)
     except (RepoError, UnsupportedViewError) as exc:
         raise PlatformError(f"{exc}.") from exc
@@ -123,6 +114,20 @@ def registered(home: Home) -> dict[str, dict[str, Any]]:
     """What is known of each project of a state directory, by name."""
     files = sorted(_folder(home).glob("*.json")) if _folder(home).is_dir() else []
     return {each.stem: json.loads(each.read_text()) for each in files}
+
+
+def definitions_file(home: Home, job: str) -> Path:
+    """Where it is written what a job was submitted with."""
+    # Beside the registrations and not among them: the flights have none.
+    return home.path("projects", "definitions", f"{job}.json")
+
+
+def since(home: Home, job: str) -> dict[str, dict[str, int]]:
+    """By topic where a job's views begin, of those that do not begin with their topic."""
+    file = definitions_file(home, job)
+    begun = json.loads(file.read_text()).get("begun", {}) if file.exists() else {}
+    found = {f"features.{name}": each["offsets"] for name, each in begun.items()}
+    return {name: offsets for name, offsets in found.items() if any(offsets.values())}
 
 
 def services(home: Home) -> Iterator[Service]:
@@ -138,10 +143,13 @@ def services(home: Home) -> Iterator[Service]:
                 env=env,
                 depends_on=("kafka", "clickhouse"),
             )
-        topics = ",".join(found["views"])
+        topics, begins = ",".join(found["views"]), since(home, f"features-{name}")
         yield Service(
             name=f"pusher-{name}",
-            argv=python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
+            argv=[
+                *python_module("features.online.pusher", "--topics", topics, "--repo", found["repo"], "--group", name),
+                *(["--since", json.dumps(begins)] if begins else []),
+            ],
             env=env,
             depends_on=("kafka",),
         )

@@ -27,8 +27,9 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from jobs.quiet import QuietTopics
 from schemas.batch import TIMESTAMP as MILLISECONDS
-from schemas.batch import BatchDecoder, nulls_through
+from schemas.batch import BatchDecoder, RecordDecoder, nulls_through
 from schemas.codec import DecodeError
+from schemas.json_batch import JsonBatchDecoder
 from schemas.tables import (
     DATABASE,
     DELETED,
@@ -157,7 +158,7 @@ class Archiver:
         self._limits = limits or Limits()
         self._client, self._database, self._clock = client, database, clock
         self._topics = {topic.name: topic for topic in topics}
-        self._decoders = {topic.name: BatchDecoder(topic.schema, topic.schema_id) for topic in topics}
+        self._decoders = {topic.name: _decoder(topic) for topic in topics}
         self._kafka = kafka
         self._admin = AdminClient({"bootstrap.servers": kafka})
         self._consumer = Consumer(
@@ -265,7 +266,7 @@ class Archiver:
                 table = f"`{self._database}`.`{table_name(topic.name)}`"
                 text = f"SELECT toUnixTimestamp64Milli(toDateTime64(max(`{topic.time}`), 3)), count() FROM {table}"
                 ((newest, rows),) = self._client.query(text).result_rows
-                if rows:
+                if rows and newest is not None:
                     yield topic.name, int(newest)
 
     def _take(self, message: Message) -> None:
@@ -359,6 +360,11 @@ class Archiver:
                     f"inserts into {self._database} are under way since {self._limits.timeout_seconds} s"
                 )
             time.sleep(0.05)
+
+
+def _decoder(topic: Topic) -> RecordDecoder:
+    decoder = JsonBatchDecoder if topic.encoding == "json" else BatchDecoder
+    return decoder(topic.schema, topic.schema_id)
 
 
 def _with_change(table: pa.Table, messages: Sequence[Message]) -> pa.Table:

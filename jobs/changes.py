@@ -2,10 +2,10 @@
 
 from feast.data_source import KafkaSource
 
-from features.compiler.changes import DEBEZIUM, TIME, changed_at, changelog, clock_of
-from features.compiler.flink import CHANGES
-from features.compiler.sources import avro_schema, row_schema, schema_id, sql_path, watermark_delay_ms
-from jobs.tables import Broker, avro_columns, records_table, set_aside, usable_of
+from features.compiler.changes import DEBEZIUM, TIME, changed_at, changelog
+from features.compiler.flink import CHANGES, events_table, generation_of
+from features.compiler.sources import archived_topic, avro_schema, row_schema, sql_path, watermark_delay_ms
+from jobs.tables import USABLE, Broker, avro_columns, records_table, set_aside
 
 __all__ = ["change_source", "set_changes_aside"]
 
@@ -20,19 +20,16 @@ def change_source(broker: Broker, source: KafkaSource) -> list[str]:
     The last has the columns of a row, and what :data:`features.compiler.flink.CHANGES` says of it; ``rowtime`` is that
     of the change. A record behind the watermark cannot be used: samples of its time have been taken.
     """
-    of_debezium = changelog(source) == DEBEZIUM
+    of_debezium, table = changelog(source) == DEBEZIUM, generation_of(source.name, broker.generation)
     records = records_table(
         broker,
-        source.name,
-        source.kafka_options.topic,
-        avro_schema(source),
-        schema_id(source),
+        table,
+        archived_topic(source),
         _debezium_time(source) if of_debezium else "`kafka_time`",
         watermark_delay_ms(source),
         shift_ms=1,
         error=_error(_debezium_cases(source) if of_debezium else {}),
         key=KEY,
-        clock=bool(clock_of(source)),
     )
     stem = "`after`." if of_debezium else ""
     row = [f"{stem}`{column}` AS `{column}`" for column in avro_columns(row_schema(source))]
@@ -48,24 +45,25 @@ def change_source(broker: Broker, source: KafkaSource) -> list[str]:
         "`kafka_offset` AS `hw_offset`",
         "`rowtime`",
     ]
-    changes = f"SELECT {', '.join(columns)} FROM {usable_of(source.name)}"
+    changes = f"SELECT {', '.join(columns)} FROM {table}_records WHERE {USABLE}"
     if of_debezium:
         changes += f" AND (`record_bytes` IS NOT NULL OR {_HEARTBEAT})"
     events = (
-        f"SELECT * FROM {CHANGES}(input => TABLE {source.name}_changes PARTITION BY `{KEY}`, "
-        f"on_time => DESCRIPTOR(`rowtime`), uid => 'hw_changes_{source.name}')"
+        f"SELECT * FROM {CHANGES}(input => TABLE {table}_changes PARTITION BY `{KEY}`, "
+        f"on_time => DESCRIPTOR(`rowtime`), uid => 'hw_changes_{table}')"
     )
     return [
         records,
-        f"CREATE TEMPORARY VIEW {source.name}_changes AS {changes}",
-        f"CREATE TEMPORARY VIEW {source.name}_events AS {events}",
+        f"CREATE TEMPORARY VIEW {table}_changes AS {changes}",
+        f"CREATE TEMPORARY VIEW {events_table(table)} AS {events}",
     ]
 
 
-def set_changes_aside(broker: Broker, source: KafkaSource) -> list[str]:
+def set_changes_aside(broker: Broker, source: KafkaSource, dead: bool = True, late: bool = True) -> list[str]:
     """See :func:`jobs.tables.set_aside`. A null value is a change of an upsert topic, and not one of Debezium's."""
     is_record = "`record_bytes` IS NOT NULL" if changelog(source) == DEBEZIUM else f"NOT ({_HEARTBEAT})"
-    return set_aside(broker, source.name, source.kafka_options.topic, is_record)
+    table = generation_of(source.name, broker.generation)
+    return set_aside(broker, table, source.kafka_options.topic, dead, late, is_record)
 
 
 def _debezium_time(source: KafkaSource) -> str:

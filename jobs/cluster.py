@@ -12,7 +12,7 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-__all__ = ["Cluster", "gateway", "send", "stream_environment"]
+__all__ = ["Cluster", "gateway", "send", "send_by_table", "stream_environment"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Cluster:
         How often state is saved and transactions commit: what a reader downstream waits for.
     savepoint : str
         Checkpoint to start from; empty starts afresh.
+    drops : bool
+        Leave what the checkpoint holds of operators that the job has no more; else it is refused.
     """
 
     url: str
     jars: tuple[str, ...] = ()
     checkpoint_ms: int = 1000
     savepoint: str = ""
+    drops: bool = False
 
 
 class _OwnConnections(threading.local):
@@ -102,6 +105,7 @@ def stream_environment(cluster: Cluster, name: str) -> StreamTableEnvironment:
     }
     if cluster.savepoint:
         options["execution.state-recovery.path"] = cluster.savepoint
+        options["execution.state-recovery.ignore-unclaimed-state"] = str(cluster.drops).lower()
     configuration = Configuration()
     for key, value in options.items():
         if value:
@@ -123,3 +127,37 @@ def send(statements: StatementSet) -> str:
     if client is None:
         raise RuntimeError("the cluster took the statements and gave no job back; look at its web page")
     return str(client.get_job_id())
+
+
+def send_by_table(environment: StreamTableEnvironment, statements: StatementSet, name: str) -> str:
+    """Submit the statements as one job whose sources and sinks find their state by the names of their tables.
+
+    Otherwise Flink finds it by where they are in the job. ``table.exec.uid.generation`` would name them by numbers,
+    which count what stands before them.
+
+    Returns
+    -------
+    str
+        The job's id on the cluster.
+    """
+    statements.attach_as_datastream()
+    found = environment._j_tenv.execEnv()
+    for each in _all_of(found.getTransformations()):
+        kind = each.getClass().getSimpleName()
+        if kind == "SourceTransformation":  # KafkaSource-default_catalog.default_database.orders_records
+            each.setUid(str(each.getName()).rpartition(".")[2])
+        elif kind == "SinkTransformation":  # features_spending[15]
+            each.setUid(str(each.getName()).partition("[")[0])
+    return str(StreamExecutionEnvironment(found).execute_async(name).get_job_id())
+
+
+def _all_of(transformations: Any) -> list[Any]:
+    """Every transformation that leads to those given, once."""
+    found: dict[int, Any] = {}
+    left = list(transformations)
+    while left:
+        each = left.pop()
+        if each.getId() not in found:
+            found[each.getId()] = each
+            left.extend(each.getInputs())
+    return list(found.values())

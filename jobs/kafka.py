@@ -283,9 +283,9 @@ class Writer:
                 return
 
 
-def end_offsets(kafka: str, name: str) -> dict[int, tuple[int, int]]:
-    """Per partition the first offset and the one behind the last committed record."""
-    consumer = reader(kafka)
+def end_offsets(kafka: str, name: str, committed: bool = True) -> dict[int, tuple[int, int]]:
+    """Per partition the first offset and the one behind the last committed record, or behind the last of any."""
+    consumer = reader(kafka, **({} if committed else {"isolation.level": "read_uncommitted"}))
     try:
         found = {part: _watermarks(consumer, name, part) for part in _partitions(consumer, name)}
     finally:

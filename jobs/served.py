@@ -1,6 +1,6 @@
 """What the stream served, held against the witness: every row of a view's topic, computed again from its records."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, cast
@@ -19,8 +19,10 @@ from features.compiler.flink import ROWTIME
 from features.compiler.sources import sql_path, stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
 from features.offline.history import archive_of, check, settled_ms
+from features.offline.transformed import transformed
 from features.versions import standing
 from features.witness import rows
+from jobs.generations import Begun
 from jobs.reading import TopicReader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX
@@ -61,6 +63,7 @@ def verify_rows(
     start_ms: int | None = None,
     end_ms: int | None = None,
     progress: Callable[[str], object] = lambda _: None,
+    begun: Mapping[str, Begun] | None = None,
 ) -> Served:
     """Compare the archived rows of views with what their archived records should have given.
 
@@ -76,6 +79,9 @@ def verify_rows(
         time could change.
     progress : callable
         Told what is going on.
+    begun : mapping of str to Begun, optional
+        Of views that have changed, by name: rows of before are not looked at, and records that came too late for
+        another reading of the topic count.
 
     Raises
     ------
@@ -89,9 +95,10 @@ def verify_rows(
         end = settled if end_ms is None else min(end_ms, settled)
         progress(f"{view.name}: reading records")
         meaning = definition(view)
-        events, aside = records_of(client, kafka, view, start_ms, end)
+        since = (begun or {}).get(view.name, Begun(0))
+        events, aside = records_of(client, kafka, view, start_ms, end, since.generation)
         progress(f"{view.name}: reading rows")
-        got = _rows(client, view, meaning, start_ms, end)
+        got = _rows(client, view, meaning, start_ms, end, since)
         progress(f"{view.name}: computing the rows of {len(events):,} records again")
         expected = _between(rows(meaning, events, end - 1), start_ms)
         scale = None
@@ -102,14 +109,18 @@ def verify_rows(
     return Served(records, served, late, together(parities))
 
 
-def places_aside(kafka: str, topic: str, suffix: str) -> Places:
-    """Partition and offset of the records of a topic that were set aside in the topic with that suffix."""
+def places_aside(kafka: str, topic: str, suffix: str, generation: int | None = None) -> Places:
+    """Partition and offset of the records of a topic that were set aside in the topic with that suffix.
+
+    With a generation only those that it set aside: what is late is, what cannot be decoded is not a matter of that.
+    """
     found: set[tuple[int, int]] = set()
 
     def take(messages: list[Message]) -> None:
         for each in messages:
             headers = dict(cast(list[tuple[str, bytes]], each.headers() or []))
-            found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
+            if generation is None or int(headers.get("headwater.generation", b"0")) == generation:
+                found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
 
     reader = TopicReader(kafka, [topic + suffix])
     try:
@@ -120,7 +131,12 @@ def places_aside(kafka: str, topic: str, suffix: str) -> Places:
 
 
 def records_of(
-    client: Client, kafka: str, view: StreamFeatureView, start_ms: int | None = None, end_ms: int | None = None
+    client: Client,
+    kafka: str,
+    view: StreamFeatureView,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    generation: int = 0,
 ) -> tuple[pd.DataFrame, int]:
     """The archived records that a view counts, and how many it does not because they came too late.
 
@@ -130,6 +146,8 @@ def records_of(
         See :func:`verify_rows`.
     start_ms, end_ms : int, optional
         Of the rows that they are wanted for.
+    generation : int
+        In which the view's topic is read, see :mod:`jobs.generations`.
 
     Returns
     -------
@@ -140,15 +158,18 @@ def records_of(
     """
     archive, topic, meaning = archive_of(client, view), stream_source(view).kafka_options.topic, definition(view)
     if meaning.of_changes:
-        return _versions_of(client, kafka, view)
+        return _versions_of(client, kafka, view, generation)
     compiled = compile_history(view, archive, start_ms, end_ms)
     check(client, compiled)
-    found = _records(client, compiled, meaning, f"toUnixTimestamp64Milli(`{ROWTIME}`) + 1")
-    events = found[~_among(found, places_aside(kafka, topic, LATE_SUFFIX))]
+    if compiled.function:
+        found = transformed(client, compiled)
+    else:
+        found = _records(client, compiled, meaning, f"toUnixTimestamp64Milli(`{ROWTIME}`) + 1")
+    events = found[~_among(found, places_aside(kafka, topic, LATE_SUFFIX, generation))]
     return events, len(found) - len(events)
 
 
-def _versions_of(client: Client, kafka: str, view: StreamFeatureView) -> tuple[pd.DataFrame, int]:
+def _versions_of(client: Client, kafka: str, view: StreamFeatureView, generation: int) -> tuple[pd.DataFrame, int]:
     """The same of changes: all of them, as any may have made a row that stands; which stood when is told by pandas."""
     archive, topic = archive_of(client, view), stream_source(view).kafka_options.topic
     compiled = compile_history(view, archive)
@@ -157,7 +178,7 @@ def _versions_of(client: Client, kafka: str, view: StreamFeatureView) -> tuple[p
     rows = _records(client, compiled, definition(view), f"toUnixTimestamp64Milli(`{TIME}`)")
     if changes.empty:
         return rows.assign(since=0, until=0), 0
-    late = _among(changes, places_aside(kafka, topic, LATE_SUFFIX))
+    late = _among(changes, places_aside(kafka, topic, LATE_SUFFIX, generation))
     usable = changes[~late & ~_among(changes, places_aside(kafka, topic, DLQ_SUFFIX))]
     stood = standing(usable).join(usable[[PARTITION, OFFSET]])
     return rows.merge(stood, on=[PARTITION, OFFSET], how="inner"), int(late.sum())
@@ -180,15 +201,16 @@ def _records(client: Client, compiled: CompiledHistory, meaning: Definition, tim
 
 
 def _rows(
-    client: Client, view: StreamFeatureView, meaning: Definition, start_ms: int | None, end_ms: int
+    client: Client, view: StreamFeatureView, meaning: Definition, start_ms: int | None, end_ms: int, since: Begun
 ) -> pd.DataFrame:
     names = [*meaning.keys, *(each.name for each in meaning.features), *meaning.latest]
     listed = ", ".join(f"`{name}`" for name in names)
     after = "" if start_ms is None else f" AND event_time >= fromUnixTimestamp64Milli(toInt64({start_ms}), 'UTC')"
+    older = "".join(f" AND NOT ({PARTITION} = {part} AND {OFFSET} < {at})" for part, at in since.offsets.items() if at)
     frame = client.query_df(
         f"SELECT {listed}, toUnixTimestamp64Milli(event_time) AS event_time "
         f"FROM {DATABASE}.`{table_name(feature_topic(view).name)}` "
-        f"WHERE event_time < fromUnixTimestamp64Milli(toInt64({end_ms}), 'UTC'){after} "
+        f"WHERE event_time < fromUnixTimestamp64Milli(toInt64({end_ms}), 'UTC'){after}{older} "
         f"ORDER BY `{PARTITION}`, `{OFFSET}`",
         settings=dict(SETTINGS),
     )

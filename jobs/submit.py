@@ -7,20 +7,19 @@ with the addresses of the platform; by hand, give them as options or ``HEADWATER
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from pyflink.table import StatementSet
 
 from features.compiler.repo import Repo, RepoError, load_repo
 from features.compiler.service import model_inputs
 from features.compiler.topics import UnsupportedViewError
-from jobs.cluster import Cluster, send, stream_environment
+from jobs.cluster import Cluster, send, send_by_table, stream_environment
 from jobs.tables import Broker
 
-__all__ = ["Plan", "build", "main"]
+__all__ = ["Plan", "main", "submit"]
 
 # Event time that one topic may be ahead of another: enough to keep batches full at replay speed, little enough that
 # joins hold days and not months.
@@ -36,6 +35,8 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--home", envvar="HEADWATER_HOME", type=Path, required=True, help="Where models and stores are.")
 @click.option("--repo", type=Path, default=REPO, help="Feast repo.")
 @click.option("--view", "views", multiple=True, help="Only these stream feature views (features).")
+@click.option("--generation", "generations", multiple=True, metavar="VIEW=N", help="Reading of its topic (features).")
+@click.option("--letters", multiple=True, metavar="SOURCE=N", help="Reading that sets aside what cannot be decoded.")
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
@@ -48,6 +49,8 @@ def main(
     home: Path,
     repo: Path,
     views: Sequence[str],
+    generations: Sequence[str],
+    letters: Sequence[str],
     service: str,
     mode: str,
     jars: Sequence[Path],
@@ -56,12 +59,15 @@ def main(
 ) -> None:
     """Send JOBS to the cluster: features, scoring, drift, or baseline; of a project of its own, features-PROJECT."""
     checkpoints = dict(each.split("=", 1) for each in starts)
-    plan = Plan(kafka, flink, home, tuple(str(jar.resolve()) for jar in jars), tuple(views), service, mode, bounded)
+    archives = tuple(str(jar.resolve()) for jar in jars)
+    plan = Plan(
+        kafka, flink, home, archives, tuple(views), _numbers(generations), _numbers(letters), service, mode, bounded
+    )
     try:
         definitions = load_repo(repo)
         for job in jobs:
-            statements = build(job, plan, definitions, checkpoints.get(job, ""))
-            print(json.dumps({"job": job, "id": send(statements)}), flush=True)  # noqa: T201
+            found = submit(job, plan, definitions, checkpoints.get(job, ""))
+            print(json.dumps({"job": job, "id": found}), flush=True)  # noqa: T201
     except (RepoError, UnsupportedViewError) as exc:
         raise click.ClickException(str(exc)) from exc
     # The Java gateway keeps threads; nothing is left to do.
@@ -77,13 +83,20 @@ class Plan:
     home: Path
     jars: tuple[str, ...]
     views: tuple[str, ...]
+    generations: Mapping[str, int]
+    letters: Mapping[str, int]
     service: str
     mode: str
     bounded: bool
 
 
-def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
-    """The statements of a job. Its module is imported when it is the one: the model runtime takes seconds to load.
+def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
+    """Send a job. Its module is imported when it is the one: the model runtime takes seconds to load.
+
+    Returns
+    -------
+    str
+        The job's id on the cluster.
 
     Raises
     ------
@@ -92,32 +105,41 @@ def build(job: str, plan: Plan, repo: Repo, checkpoint: str) -> StatementSet:
     click.BadParameter
         For a job that does not exist.
     """
-    cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint)
+    project = job.startswith("features-")
+    # All that has state in it has a name of ours: what it does not claim is of views that were changed or removed.
+    cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint, drops=project)
     environment = stream_environment(cluster, f"headwater-{job}")
     ends_here = job in ("drift", "baseline")
     # The connector fails where it is to pause a bounded partition that it has read to its end.
     align = "" if ends_here or plan.bounded else ALIGNMENT
     # The partitions of somebody else's topic need not all be in use, and nobody sends heartbeats to those that are not.
-    idle = IDLE if job.startswith("features-") else ""
+    idle = IDLE if project else ""
     broker = Broker(plan.kafka, job, align=align, carries=not ends_here, idle=idle, bounded=plan.bounded)
-    if job == "features" or job.startswith("features-"):
+    if job == "features" or project:
         from jobs import features
 
-        return features.build(environment, broker, [repo.view(name) for name in plan.views] or [*repo.views.values()])
+        views = [repo.view(name) for name in plan.views] or [*repo.views.values()]
+        statements = features.build(environment, broker, views, features.Generations(plan.generations, plan.letters))
+        return send_by_table(environment, statements, f"headwater-{job}")
     if job == "baseline":
         from jobs import baseline
 
-        return baseline.build(environment, broker, repo)
+        return send(baseline.build(environment, broker, repo))
     if job not in ("scoring", "drift"):
         raise click.BadParameter(f"expected features, features-PROJECT, scoring, drift or baseline, got {job!r}")
     inputs = model_inputs(repo, plan.service)
     if job == "scoring":
         from jobs import scoring
 
-        return scoring.build(environment, broker, repo, inputs, plan.mode, plan.home)
+        return send(scoring.build(environment, broker, repo, inputs, plan.mode, plan.home))
     from jobs import drift
 
-    return drift.build(environment, broker, repo, inputs, plan.home)
+    return send(drift.build(environment, broker, repo, inputs, plan.home))
+
+
+def _numbers(given: Sequence[str]) -> dict[str, int]:
+    pairs = (each.rsplit("=", 1) for each in given)
+    return {name: int(number) for name, number in pairs}
 
 
 if __name__ == "__main__":

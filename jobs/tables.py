@@ -1,4 +1,4 @@
-"""Kafka topics as Flink SQL tables, in Headwater's Avro format.
+"""Kafka topics as Flink SQL tables, in Headwater's format.
 
 Three kinds of table, and what each is for:
 
@@ -13,22 +13,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from features.compiler.flink import interval
+from features.compiler.flink import arrivals_table, generation_of, interval
+from features.frames import HEARTBEAT, RECORD, SET_ASIDE
 from schemas.codec import Codec, field_kinds
 from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, Topic
 
 __all__ = [
+    "USABLE",
     "Broker",
     "avro_columns",
     "encoded_sink",
     "epoch_seconds",
     "event_source",
+    "failed_aside",
     "records_table",
     "set_aside",
     "sink",
     "sql_type",
     "travelling_source",
-    "usable_of",
     "versioned_source",
 ]
 
@@ -69,6 +71,9 @@ class Broker:
         for ever, which is what a replay wants.
     bounded : bool
         Read what there is and end, as a measurement does.
+    generation : int
+        See :func:`features.compiler.flink.generation_of`. Sources of one generation keep together in event time; those
+        of another, which have months to read again, hold them not back, and commit offsets of their own.
     """
 
     servers: str
@@ -79,6 +84,7 @@ class Broker:
     step_ms: int = 0
     idle: str = ""
     bounded: bool = False
+    generation: int = 0
 
 
 def avro_columns(schema: Mapping[str, Any]) -> dict[str, str]:
@@ -130,14 +136,15 @@ def sql_type(avro: Any) -> str:
 def event_source(
     broker: Broker,
     table: str,
-    name: str,
-    schema: Mapping[str, Any],
-    schema_id: int,
+    topic: Topic,
     time: str,
     delay_ms: int,
     shift_ms: int = 1,
 ) -> list[str]:
     """DDL of an event topic: ``<table>_records`` with everything, ``<table>_events`` with what can be used.
+
+    ``<table>_arrivals`` has everything too, and says of each what it is: for functions in Python, which the planner
+    would otherwise call before it looks whether a record is late, by a watermark that they have held back.
 
     A record behind the watermark cannot: some of the windows it belongs to are closed, and it would count in others.
 
@@ -146,10 +153,7 @@ def event_source(
     broker : Broker
     table : str
         Stem of the tables' names.
-    name : str
-        The topic.
-    schema, schema_id
-        Of its values.
+    topic : Topic
     time : str
         Event-time column, a timestamp; what is finer than milliseconds counts as the millisecond it is in.
     delay_ms : int
@@ -159,31 +163,37 @@ def event_source(
     """
     # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
     rowtime = f"COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`)"
-    usable = avro_columns(schema)
-    records = records_table(broker, table, name, schema, schema_id, rowtime, delay_ms, shift_ms)
-    names = ", ".join(f"`{column}`" for column in usable)
-    events = f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {usable_of(table)}"
-    return [records, events]
+    records = records_table(broker, table, topic, rowtime, delay_ms, shift_ms)
+    names = ", ".join(f"`{column}`" for column in avro_columns(topic.schema))
+    events = (
+        f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
+        f"WHERE {USABLE}"
+    )
+    arrival = (
+        f"CASE WHEN NOT ({USABLE}) THEN {SET_ASIDE} WHEN `record_bytes` IS NULL THEN {HEARTBEAT} ELSE {RECORD} END"
+    )
+    arrivals = (
+        f"CREATE TEMPORARY VIEW {arrivals_table(table)} AS SELECT {names}, {arrival} AS `headwater_arrival`, "
+        f"`record_bytes`, `kafka_partition`, `kafka_offset`, `kafka_time`, `rowtime` FROM {table}_records"
+    )
+    return [records, events, arrivals]
 
 
 def records_table(
     broker: Broker,
     table: str,
-    name: str,
-    schema: Mapping[str, Any],
-    schema_id: int,
+    topic: Topic,
     rowtime: str,
     delay_ms: int,
     shift_ms: int,
     error: str = "",
     key: str = "",
-    clock: bool = True,
 ) -> str:
     """DDL of ``<table>_records``: everything in a topic, with what is known of each record.
 
     Parameters
     ----------
-    broker, table, name, schema, schema_id, delay_ms, shift_ms
+    broker, table, topic, delay_ms, shift_ms
         See :func:`event_source`.
     rowtime : str
         SQL of a record's time.
@@ -191,14 +201,12 @@ def records_table(
         SQL that says of a record that does decode, ``format_error`` being null, why it cannot be used; null if it can.
     key : str
         Column for the record's key, bytes; empty where nobody asks for it.
-    clock : bool
-        Whether there is a ``<topic>.clock``.
     """
-    declared = {key: "BYTES"} | avro_columns(schema) if key else avro_columns(schema)
+    declared = {key: "BYTES"} | avro_columns(topic.schema) if key else avro_columns(topic.schema)
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in declared.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
-    read = f"{name};{name}{CLOCK_SUFFIX}" if broker.idle and clock else name
-    options = {**_reader(broker, read), **_value(schema, schema_id)}
+    read = f"{topic.name};{topic.name}{CLOCK_SUFFIX}" if broker.idle and topic.time else topic.name
+    options = {**_reader(broker, read), **_value(topic)}
     if key:
         options |= {"key.format": "raw", "key.fields": key, "value.fields-include": "EXCEPT_KEY"}
     problem = "`decode_error` STRING METADATA FROM 'value.error' VIRTUAL"
@@ -217,11 +225,6 @@ def records_table(
     )
 
 
-def usable_of(table: str) -> str:
-    """SQL for the records of ``<table>_records`` that can be used, behind FROM."""
-    return f"{table}_records WHERE `decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
-
-
 def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[str], time: str = "event_time") -> str:
     """DDL of a topic that one of our jobs writes: its watermark travels in the records and is exact.
 
@@ -229,7 +232,7 @@ def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[s
     """
     kinds = avro_columns(topic.schema)
     columns = ",\n  ".join(f"`{column}` {kinds[column]}" for column in only)
-    options = {**_reader(broker, topic.name), **_value(topic.schema, topic.schema_id)}
+    options = {**_reader(broker, topic.name), **_value(topic)}
     times = _travelling(broker, time)
     return f"CREATE TEMPORARY TABLE {table} (\n  {columns},\n  {times}\n) WITH (\n  {_with(options)}\n)"
 
@@ -239,7 +242,7 @@ def versioned_source(broker: Broker, table: str, topic: Topic, keys: Sequence[st
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in avro_columns(topic.schema).items())
     options = {
         **_reader(broker, topic.name),
-        **_value(topic.schema, topic.schema_id),
+        **_value(topic),
         f"value.{FORMAT}.changelog": "versioned",
     }
     primary = ", ".join(f"`{key}`" for key in keys)
@@ -260,7 +263,7 @@ def sink(broker: Broker, table: str, topic: Topic, key: Codec | None = None, tim
     fields = [field["name"] for field in key.schema["fields"]] if key else [topic.key]
     options = {
         **_writer(broker, table, topic.name),
-        **_value(topic.schema, topic.schema_id),
+        **_value(topic),
         "key.fields": ";".join(fields),
         "value.fields-include": "ALL",
         "key.format": FORMAT if key else "raw",
@@ -289,39 +292,91 @@ def epoch_seconds(time: str) -> str:
 
 
 _WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
+USABLE = f"`decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
 
 
-def set_aside(broker: Broker, table: str, name: str, is_record: str = "`record_bytes` IS NOT NULL") -> list[str]:
+def set_aside(
+    broker: Broker,
+    table: str,
+    name: str,
+    dead: bool = True,
+    late: bool = True,
+    is_record: str = "`record_bytes` IS NOT NULL",
+) -> list[str]:
     """DDL of a sink and the INSERT that fills it: the records of ``<table>_records`` that cannot be used.
 
     Undecodable ones go to ``<topic>.dlq``, late ones to ``<topic>.late``: original bytes, where they lay, and why.
-    Heartbeats, which have no bytes, do not: those that are repeated are behind the watermark, and nothing is lost.
+
+    Parameters
+    ----------
+    broker : Broker
+    table : str
+        Stem of the tables' names.
+    name : str
+        The topic.
+    dead, late : bool
+        Which of the two. Undecodable ones are the same however often a topic is read, and are to be written once; which
+        ones come too late is of each generation that reads it, whose number is in the letter.
+    is_record : str
+        SQL that tells records from heartbeats; those that are repeated are behind the watermark, and nothing is lost
+        with them.
     """
-    dead, late = f"{name}{DLQ_SUFFIX}", f"{name}{LATE_SUFFIX}"
-    options = {**_writer(broker, f"{table}_aside", f"{dead};{late}"), "format": "raw"}
-    ddl = (
+    why = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
+    headers = _headers(broker, "`kafka_topic`", f"COALESCE(`decode_error`, {why})")
+    undecodable = ["`decode_error` IS NOT NULL"] if dead else []
+    behind = [f"{'' if dead else '`decode_error` IS NULL AND '}`rowtime` <= {_WATERMARK}"] if late else []
+    return [
+        _aside(broker, table, name),
+        f"INSERT INTO {table}_aside SELECT `record_bytes`, "
+        f"CASE WHEN `decode_error` IS NULL THEN '{name}{LATE_SUFFIX}' ELSE '{name}{DLQ_SUFFIX}' END, {headers}, "
+        f"`kafka_time` FROM {table}_records WHERE {is_record} AND ({' OR '.join(undecodable + behind)})",
+    ]
+
+
+def failed_aside(broker: Broker, view: str, name: str, failed: str) -> list[str]:
+    """DDL of a sink and the INSERT that fills it: the records that a view's function failed on, to ``<topic>.dlq``.
+
+    They are as other dead letters, but that their own timestamp is the event time.
+
+    Parameters
+    ----------
+    broker : Broker
+    view : str
+    name : str
+        The topic.
+    failed : str
+        SELECT of the records: ``record_bytes``, ``kafka_partition``, ``kafka_offset``, ``kafka_time``, ``error`` and
+        ``event_time``.
+    """
+    headers = _headers(broker, f"'{name}'", f"CONCAT('feature view {view}: ', `error`)")
+    row = f"`record_bytes`, '{name}{DLQ_SUFFIX}', {headers}, `event_time`"
+    return [_aside(broker, view, name), f"INSERT INTO {view}_aside SELECT {row} FROM ({failed})"]
+
+
+def _aside(broker: Broker, table: str, name: str) -> str:
+    topics = f"{name}{DLQ_SUFFIX};{name}{LATE_SUFFIX}"  # of one alone the connector would not let a row say which
+    options = {**_writer(broker, f"{table}_aside", topics), "format": "raw"}
+    return (
         f"CREATE TEMPORARY TABLE {table}_aside (\n  `value` BYTES,\n"
         "  `kafka_topic` STRING METADATA FROM 'topic',\n"
         "  `headers` MAP<STRING, BYTES> METADATA,\n"
         f"  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'\n) WITH (\n  {_with(options)}\n)"
     )
-    behind = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
+
+
+def _headers(broker: Broker, topic: str, error: str) -> str:
+    """SQL for a dead letter's headers."""
     headers = {
-        "topic": "`kafka_topic`",
+        "topic": topic,
         "partition": "`kafka_partition`",
         "offset": "`kafka_offset`",
         "timestamp": "`kafka_time`",
         "job": f"'{broker.job}'",
-        "error": f"COALESCE(`decode_error`, {behind})",
+        "generation": f"'{broker.generation}'",
+        "error": error,
     }
     pairs = ", ".join(f"'headwater.{key}', ENCODE(CAST({value} AS STRING), 'UTF-8')" for key, value in headers.items())
-    return [
-        ddl,
-        f"INSERT INTO {table}_aside SELECT `record_bytes`, "
-        f"CASE WHEN `decode_error` IS NULL THEN '{late}' ELSE '{dead}' END, MAP[{pairs}], `kafka_time` "
-        f"FROM {table}_records WHERE {is_record} "
-        f"AND (`decode_error` IS NOT NULL OR `rowtime` <= {_WATERMARK})",
-    ]
+    return f"MAP[{pairs}]"
 
 
 def _travelling(broker: Broker, time: str) -> str:
@@ -341,11 +396,12 @@ def _stepped(broker: Broker, watermark: str) -> str:
     return f"TO_TIMESTAMP_LTZ(1000 * ({seconds} - MOD({seconds}, {broker.step_ms // 1000})), 3)"
 
 
-def _value(schema: Mapping[str, Any], schema_id: int) -> dict[str, str]:
+def _value(topic: Topic) -> dict[str, str]:
     return {
         "value.format": FORMAT,
-        f"value.{FORMAT}.schema": json.dumps(schema),
-        f"value.{FORMAT}.schema-id": str(schema_id),
+        f"value.{FORMAT}.schema": json.dumps(topic.schema),
+        f"value.{FORMAT}.schema-id": str(topic.schema_id),
+        f"value.{FORMAT}.encoding": topic.encoding,
     }
 
 
@@ -354,7 +410,7 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         "connector": "kafka",
         "topic": topic,
         "properties.bootstrap.servers": broker.servers,
-        "properties.group.id": f"headwater-{broker.job}",
+        "properties.group.id": generation_of(f"headwater-{broker.job}", broker.generation),
         "properties.isolation.level": "read_committed",
         "scan.startup.mode": "earliest-offset",
     }
@@ -370,7 +426,9 @@ def _reader(broker: Broker, topic: str) -> dict[str, str]:
         # Without this a replay reads one topic months ahead of another and joins hold the difference in state.
         # Not with somebody else's topics: their views do not meet, and one of years ago would hold up one of today.
         options |= {
-            "scan.watermark.alignment.group": f"{broker.job}-{topic}" if broker.idle else broker.job,
+            "scan.watermark.alignment.group": generation_of(
+                f"{broker.job}-{topic}" if broker.idle else broker.job, broker.generation
+            ),
             "scan.watermark.alignment.max-drift": broker.align,
             "scan.watermark.alignment.update-interval": f"{broker.align_ms} ms",
         }

@@ -17,6 +17,7 @@ those. One judgement is stricter than the codec's, which reads an ``int`` of any
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -28,13 +29,22 @@ import pyruhvro
 
 from schemas.codec import ANY_ID, Codec, DecodeError, bodies_of, expanded, field_kinds
 
-__all__ = ["BatchDecoder", "arrow_type", "from_frame", "nulls_through", "to_arrow"]
+__all__ = [
+    "TIME_MAX_MS",
+    "TIME_MIN_MS",
+    "BatchDecoder",
+    "NotPlainError",
+    "RecordDecoder",
+    "arrow_type",
+    "from_frame",
+    "nulls_through",
+    "to_arrow",
+]
 
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
 _END = "__end"
 _HEADER_BYTES = 5
-_ALONE = 16  # records few enough that the codec judges each
-_TIME_MIN_MS, _TIME_MAX_MS = -62_135_596_800_000, 253_402_300_799_999
+TIME_MIN_MS, TIME_MAX_MS = -62_135_596_800_000, 253_402_300_799_999
 _PRIMITIVES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "bytes": pa.binary(),
@@ -56,7 +66,7 @@ _LOGICAL: dict[str, pa.DataType] = {
 _AS_STORED = ("time-millis", "time-micros", "duration", "uuid")
 
 
-class _NotPlainError(Exception):
+class NotPlainError(Exception):
     """The fast path met something it does not vouch for."""
 
 
@@ -89,33 +99,37 @@ def _decoder(schema_json: str, schema_id: int) -> "BatchDecoder":
     return BatchDecoder(json.loads(schema_json), schema_id)
 
 
-class BatchDecoder:
-    """Decoder of the values of one topic; :func:`to_arrow` keeps one for each schema it meets.
+class RecordDecoder(ABC):
+    """Decoder of the values of one topic: natively, a batch at a time.
+
+    Where a batch shows anything that the fast path does not vouch for it is halved until the records stand alone, and
+    the topic's codec judges those.
 
     Parameters
     ----------
     schema : mapping
-        Avro record schema. What the fast path does not know of it (maps, decimals, other times) makes it the slow one
-        for the whole topic: 63 K records/s of 15 columns. A field of a type that has no column here is left out.
-    schema_id : int
+        Avro record schema. A field of a type that has no column here is left out.
+    judge : callable
+        The record in a value; raises DecodeError.
+    plain : bool
+        Whether the fast path knows the schema's types; if not, every record is judged.
     """
 
-    def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
+    #: Records few enough that the codec judges each.
+    alone = 16
+
+    def __init__(self, schema: Mapping[str, Any], judge: Callable[[bytes], dict[str, Any]], plain: bool) -> None:
         self.schema = schema
-        kinds, refused = field_kinds(schema, arrow_type)
+        kinds, _ = field_kinds(schema, arrow_type)
         self.arrow_schema = pa.schema([pa.field(name, *kind) for name, kind in kinds.items()])
-        self._plain = not refused and _is_plain(expanded(schema))
-        self._codec = Codec(_stored(schema), schema_id)
-        self._any_id = schema_id == ANY_ID
-        self._prefix = b"\0" + schema_id.to_bytes(4, "big")
-        self._sentinel = _unbordered()
-        self._sentinel_bits = np.frombuffer(self._sentinel, np.int64)[0]
-        fields = [{"name": f["name"], "type": _plain(f["type"])} for f in schema["fields"]] if self._plain else []
-        names = {"type": "record", "name": schema["name"], "namespace": schema.get("namespace", "")}
-        self._fast_schema = json.dumps(names | {"fields": [*fields, {"name": _END, "type": "double"}]})
+        self._judge, self._plain = judge, plain
+
+    @abstractmethod
+    def _fast(self, values: Sequence[bytes]) -> pa.RecordBatch:
+        """Every value, or NotPlainError, ValueError or ArithmeticError where it does not vouch for all of them."""
 
     def decode(self, values: Sequence[bytes]) -> tuple[pa.RecordBatch, list[tuple[int, DecodeError]]]:
-        """See :func:`to_arrow`."""
+        """Rows of the good values, and positions and reasons of the bad, see :func:`to_arrow`."""
         bad: list[tuple[int, DecodeError]] = []
         batches: list[pa.RecordBatch] = []
         if values and self._plain:
@@ -133,41 +147,13 @@ class BatchDecoder:
     ) -> None:
         try:
             batches.append(self._fast(values))
-        except (_NotPlainError, ValueError, ArithmeticError) as exc:  # pyarrow's errors are ValueErrors
-            if len(values) <= _ALONE:
+        except (NotPlainError, ValueError, ArithmeticError) as exc:  # pyarrow's errors are ValueErrors
+            if len(values) <= self.alone:
                 self._slow(values, first, batches, bad, exc)
                 return
             middle = len(values) // 2
             self._decode(values[:middle], first, batches, bad)
             self._decode(values[middle:], first + middle, batches, bad)
-
-    def _fast(self, values: Sequence[bytes]) -> pa.RecordBatch:
-        bodies = self._bodies(values)
-        try:
-            raw = pyruhvro.deserialize_array(bodies, self._fast_schema)
-        except Exception:
-            raise
-        except BaseException as exc:
-            if type(exc).__name__ != "PanicException":
-                raise
-            raise _NotPlainError(str(exc)) from None
-        ends = raw.column(raw.num_columns - 1)
-        if (np.asarray(ends).view(np.int64) != self._sentinel_bits).any():
-            raise _NotPlainError("length")
-        columns = [_exact(raw.column(i), field.type) for i, field in enumerate(self.arrow_schema)]
-        batch = pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
-        batch.validate(full=True)
-        return batch
-
-    def _bodies(self, values: Sequence[bytes]) -> list[bytes]:
-        prefix, sentinel = self._prefix, self._sentinel
-        if self._any_id:
-            # The likelier of both readings; where it is not the right one, the codec tries the other.
-            return [value[bodies_of(value, ANY_ID)[0] :] + sentinel for value in values]
-        bodies = [value[_HEADER_BYTES:] + sentinel for value in values if value.startswith(prefix)]
-        if len(bodies) != len(values):
-            raise _NotPlainError("header")
-        return bodies
 
     def _slow(
         self,
@@ -180,7 +166,7 @@ class BatchDecoder:
         records: list[tuple[int, dict[str, Any]]] = []
         for index, value in enumerate(values, first):
             try:
-                records.append((index, self._codec.decode(value)))
+                records.append((index, self._judge(value)))
             except DecodeError as exc:
                 bad.append((index, exc))
         if not records:
@@ -199,6 +185,58 @@ class BatchDecoder:
 
     def _batch(self, records: list[dict[str, Any]]) -> pa.RecordBatch:
         return pa.RecordBatch.from_pylist(records, schema=self.arrow_schema)
+
+
+class BatchDecoder(RecordDecoder):
+    """Decoder of Avro; :func:`to_arrow` keeps one for each schema it meets.
+
+    Parameters
+    ----------
+    schema : mapping
+        Avro record schema. What the fast path does not know of it (maps, decimals, other times) makes it the slow one
+        for the whole topic: 63 K records/s of 15 columns. A field of a type that has no column here is left out.
+    schema_id : int
+    """
+
+    def __init__(self, schema: Mapping[str, Any], schema_id: int) -> None:
+        _, refused = field_kinds(schema, arrow_type)
+        plain = not refused and _is_plain(expanded(schema))
+        super().__init__(schema, Codec(_stored(schema), schema_id).decode, plain)
+        self._any_id = schema_id == ANY_ID
+        self._prefix = b"\0" + schema_id.to_bytes(4, "big")
+        self._sentinel = _unbordered()
+        self._sentinel_bits = np.frombuffer(self._sentinel, np.int64)[0]
+        fields = [{"name": f["name"], "type": _plain(f["type"])} for f in schema["fields"]] if plain else []
+        names = {"type": "record", "name": schema["name"], "namespace": schema.get("namespace", "")}
+        self._fast_schema = json.dumps(names | {"fields": [*fields, {"name": _END, "type": "double"}]})
+
+    def _fast(self, values: Sequence[bytes]) -> pa.RecordBatch:
+        bodies = self._bodies(values)
+        try:
+            raw = pyruhvro.deserialize_array(bodies, self._fast_schema)
+        except Exception:
+            raise
+        except BaseException as exc:
+            if type(exc).__name__ != "PanicException":
+                raise
+            raise NotPlainError(str(exc)) from None
+        ends = raw.column(raw.num_columns - 1)
+        if (np.asarray(ends).view(np.int64) != self._sentinel_bits).any():
+            raise NotPlainError("length")
+        columns = [_exact(raw.column(i), field.type) for i, field in enumerate(self.arrow_schema)]
+        batch = pa.RecordBatch.from_arrays(columns, schema=self.arrow_schema)
+        batch.validate(full=True)
+        return batch
+
+    def _bodies(self, values: Sequence[bytes]) -> list[bytes]:
+        prefix, sentinel = self._prefix, self._sentinel
+        if self._any_id:
+            # The likelier of both readings; where it is not the right one, the codec tries the other.
+            return [value[bodies_of(value, ANY_ID)[0] :] + sentinel for value in values]
+        bodies = [value[_HEADER_BYTES:] + sentinel for value in values if value.startswith(prefix)]
+        if len(bodies) != len(values):
+            raise NotPlainError("header")
+        return bodies
 
 
 def from_frame(frame: pd.DataFrame, schema: Mapping[str, Any], schema_id: int) -> list[bytes]:
@@ -318,8 +356,8 @@ def _exact(array: pa.Array, target: pa.DataType) -> pa.Array:
 def _timestamp(array: pa.Array, target: pa.DataType) -> pa.Array:
     ticks = array.view(pa.int64())
     valid = ticks.drop_null().to_numpy()
-    if valid.size and (valid.min() < _TIME_MIN_MS or valid.max() > _TIME_MAX_MS):
-        raise _NotPlainError("timestamp")
+    if valid.size and (valid.min() < TIME_MIN_MS or valid.max() > TIME_MAX_MS):
+        raise NotPlainError("timestamp")
     return ticks.view(target)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "CLOCK_SUFFIX",
@@ -19,6 +19,7 @@ __all__ = [
     "LATE_SUFFIX",
     "TOPICS",
     "WITH_PROGRESS",
+    "Encoding",
     "Topic",
     "load_schema",
     "topic",
@@ -32,6 +33,7 @@ DLQ_SUFFIX = ".dlq"
 LATE_SUFFIX = ".late"
 # Topics of ours in which a record without a key is no row but the progress of time.
 WITH_PROGRESS = ("features.", "predictions.")
+Encoding = Literal["avro", "json"]
 AVRO_DIR = Path(__file__).parent / "avro"
 
 
@@ -52,6 +54,8 @@ class Topic:
         -1 keeps everything.
     compacted : bool
         Keep the newest record of each key instead of a time span.
+    encoding : {"avro", "json"}
+        Of the values; the schema says what they hold either way.
     definition : dict, optional
         The Avro schema where it is generated from a Feast repo; otherwise ``schemas/avro/<name>.avsc`` holds it.
     time : str
@@ -66,6 +70,7 @@ class Topic:
     partitions: int = 1
     retention_ms: int = -1
     compacted: bool = False
+    encoding: Encoding = "avro"
     definition: dict[str, Any] | None = field(default=None, hash=False)
     time: str = ""
     changelog: str = ""
@@ -121,6 +126,7 @@ def topics_to_json(topics: Iterable[Topic]) -> str:
                 "name": each.name,
                 "schema_id": each.schema_id,
                 "key": each.key,
+                "encoding": each.encoding,
                 "definition": each.schema,
                 "time": each.time,
                 "changelog": each.changelog,
@@ -137,6 +143,7 @@ def topics_from_json(text: str) -> list[Topic]:
             each["name"],
             each["schema_id"],
             key=each.get("key", ""),
+            encoding=each.get("encoding", "avro"),
             definition=each["definition"],
             time=each.get("time", ""),
             changelog=each.get("changelog", ""),

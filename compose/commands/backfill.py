@@ -75,11 +75,19 @@ def command(
             entities = write_online(client, history, repo) if online else None
     except (HistoryError, RepoError, UnsupportedViewError, StoreError, OSError) as exc:
         raise click.ClickException(str(exc)) from exc
-    facts = {"view": name, "rows": history.rows, "parquet": parquet and str(parquet), "table": table}
+    facts = {
+        "view": name,
+        "rows": history.rows,
+        "failed": history.failed,
+        "parquet": parquet and str(parquet),
+        "table": table,
+    }
     if as_json:
-        click.echo(json.dumps({**facts, "entities": entities}))
+        click.echo(json.dumps({**facts, "parquet": parquet and str(parquet), "entities": entities}))
         return
     click.echo(f"{name}: {history.rows:,} rows.")
+    if history.failed:
+        click.echo(f"Without {history.failed:,} records that the view's function in pandas fails on.")
     if online:
         click.echo(f"Online: the newest rows of {entities:,} entities.")
 

@@ -1,17 +1,12 @@
 """``headwater submit``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from compose.commands.target import LOCAL, job_book, running_platform
 from compose.local.home import PlatformError
-
-if TYPE_CHECKING:  # Feast takes seconds to import
-    from compose.local.jobs import JobRecord
-    from compose.plan import Facts
 
 __all__ = ["command"]
 
@@ -30,7 +25,7 @@ __all__ = ["command"]
     show_default=True,
     help="Features of a request (scoring): of its own event time, or the newest in the online store.",
 )
-@click.option("--fresh", is_flag=True, help="Start from nothing, not from the last checkpoint; writes all rows again.")
+@click.option("--fresh", is_flag=True, help="Every view from the beginning of its topic; writes all rows again.")
 def command(
     jobs: tuple[str, ...],
     target: str,
@@ -50,63 +45,45 @@ def command(
     scoring    a prediction for every request, by whichever model is promoted
     drift      windows and alerts from what scoring saw and what became of it
 
-    On the local platform a job that runs already is not sent again, one that was cancelled goes on from its last
-    checkpoint, and one that dies with the cluster is submitted anew. A cluster elsewhere gets the archives with each.
-    `headwater features plan` tells beforehand what a changed repo means for its job.
+    A repo that has changed is submitted again in the same way: its job is stopped, unchanged views go on with their
+    state, new and changed ones start from the beginning of their topics. `headwater features plan` tells beforehand.
+
+    On the local platform another job that runs already is not sent again, one that was cancelled goes on from its last
+    checkpoint, and one that dies with the cluster is submitted anew, as it was then, whatever has become of the repo's
+    files. A cluster elsewhere gets the archives with each.
     """
     if repo and _is_flights(repo):
         repo = None  # what runs without --repo
     options = ["--mode", mode]
-    options += ["--repo", str(repo.resolve())] if repo else []
     options += ["--service", service] if service else []
     for view in views:
         options += ["--view", view]
     if target != LOCAL and not kafka:
         raise click.UsageError("Which brokers is the job to read? Give --kafka HOST:PORT with --target URL.")
-    names = list(jobs)
-    facts: Mapping[str, Facts] = {}
-    if repo and "features" in jobs:
-        facts = _compared(repo, views, fresh) if target == LOCAL else {}
-        names[names.index("features")] = _prepared(repo, views, target, kafka or "")
-    for record in job_book(target, kafka or "").submit(names, options, fresh):
+    from compose.submission import send, send_repo
+
+    book = job_book(target, kafka or "")
+    if repo is None or "features" not in jobs:
+        sent = send(book, jobs, options, repo and repo.resolve(), fresh)
+    else:
+        from compose.planning import brief, planned
+
+        found, facts = planned(book, repo, views)
+        click.echo(brief(found))
+        if found.refused:
+            raise PlatformError(f"{'; '.join(found.refused)}.")
+        names = [_prepared(repo, views, target, kafka or "") if each == "features" else each for each in jobs]
+        sent = send_repo(book, names, options, repo.resolve(), found, facts, fresh)
+        if found.job not in [each.name for each in sent]:
+            click.echo(f"{found.job} runs on as it is.")
+    for record in sent:
         click.echo(f"{record.name} runs as {record.ids[-1]}. `headwater jobs list` shows it.")
-        if facts and record.name.startswith("features-"):
-            _remember(record, facts)
 
 
 def _is_flights(repo: Path) -> bool:
     from compose.services import REPO
 
     return repo.resolve() == REPO
-
-
-def _compared(repo: Path, views: Sequence[str], fresh: bool) -> dict[str, "Facts"]:
-    """Say what the submission changes, and what there is to remember of it once the job is taken.
-
-    Raises
-    ------
-    PlatformError
-        Where the job would go on from a checkpoint that its views would misread.
-    """
-    from compose.planning import brief, planned
-
-    home, running = running_platform()
-    found, facts = planned(home, running, repo, views)
-    click.echo(brief(found))
-    book = job_book(LOCAL)
-    record = next((each for each in book.records() if each.name == found.job), None)
-    if found.fresh and not fresh and not found.running and record and book.checkpoint(record):
-        raise PlatformError(
-            f"{found.job} cannot go on from its checkpoint: {'; '.join(found.fresh)}. `headwater features plan --repo "
-            f"{repo}` shows why; with --fresh it starts from nothing and writes all rows again."
-        )
-    return facts
-
-
-def _remember(job: "JobRecord", facts: Mapping[str, "Facts"]) -> None:
-    from compose.plan import record
-
-    record(running_platform()[0], job.name, job.ids[-1], facts)
 
 
 def _prepared(repo: Path, views: Sequence[str], target: str, kafka: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.commands.target import running_platform
+from compose.local.home import Home
 from compose.local.platform import Running
 
 if TYPE_CHECKING:
@@ -50,19 +51,20 @@ def command(
     \b
     verify              the values that each prediction was made from: in `as-of` mode those of the
                         request's own time, in `latest` mode those of the row each came from
-    verify --repo DIR   every row of the repo's views, as the stream wrote them
+    verify --repo DIR   every row of the repo's views, as the stream wrote them; of a view that was
+                        changed, those since
 
     Exits with status 1 where more than the threshold does not agree.
     """
     console = Console(stderr=as_json)
-    running = running_platform()[1]
+    home, running = running_platform()
     with console.status("Reading") as status:
 
         def tell(text: str) -> None:
             status.update(text[:1].upper() + text[1:])
 
         span = (_ms(start), _ms(end))
-        found = _compared(running, repo, names, mode, span, tell)
+        found = _compared(home, running, repo, names, mode, span, tell)
     if as_json:
         click.echo(json.dumps(found.as_dict(), default=str))
     else:
@@ -71,6 +73,7 @@ def command(
 
 
 def _compared(
+    home: Home,
     running: Running,
     repo: Path | None,
     names: tuple[str, ...],
@@ -78,6 +81,7 @@ def _compared(
     span: tuple[int | None, int | None],
     tell: Callable[[str], None],
 ) -> "Verification | Served":
+    from compose.plan import recorded
     from compose.services import REPO
     from features.compiler.repo import load_repo
     from jobs.parity import verify
@@ -90,7 +94,8 @@ def _compared(
         if repo is None:
             return verify(client, kafka, definitions, mode, *span, progress=tell)
         views = [definitions.view(name) for name in names] or list(definitions.views.values())
-        return verify_rows(client, kafka, views, *span, tell)
+        before = recorded(home, f"features-{definitions.project}")
+        return verify_rows(client, kafka, views, *span, tell, before.begun if before else None)
     except ValueError as exc:  # of the repo, a view, or the history
         raise click.ClickException(f"Cannot compare: {exc}.") from exc
 

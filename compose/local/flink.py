@@ -16,7 +16,15 @@ from compose.local.jars import jars
 from compose.local.java import java_command, java_home
 from compose.local.services import HOST, Service
 
-__all__ = ["SLOTS", "FlinkPorts", "client_environ", "cluster_jars", "flink_services", "latest_checkpoint"]
+__all__ = [
+    "SLOTS",
+    "FlinkPorts",
+    "client_environ",
+    "cluster_jars",
+    "flink_services",
+    "latest_checkpoint",
+    "saved_state",
+]
 
 SLOTS = 6
 JOBMANAGER_HEAP_MB = 384
@@ -111,8 +119,15 @@ def client_environ(home: Home) -> dict[str, str]:
     }
 
 
+def saved_state(home: Home, job_id: str) -> Path:
+    """Where a job saves its state when it is stopped; Flink then deletes its checkpoints."""
+    return home.path("flink", "savepoints", job_id)
+
+
 def latest_checkpoint(home: Home, job_id: str) -> Path | None:
-    """The newest complete checkpoint a job left behind, to start it again from."""
+    """The newest complete checkpoint a job left behind, or what it saved in the end, to start it again from."""
+    for each in saved_state(home, job_id).glob("*/_metadata"):
+        return each.parent
     complete = home.path("flink", "checkpoints", job_id).glob("chk-*/_metadata")
     return max((each.parent for each in complete), key=lambda path: int(path.name[4:]), default=None)
 

@@ -8,6 +8,7 @@ transactions are committed or aborted as if it had never stopped.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compose.local.flink import client_environ, latest_checkpoint
+from compose.local.flink import client_environ, latest_checkpoint, saved_state
 from compose.local.formats import format_jar
 from compose.local.home import Home, PlatformError, write_text
 from compose.local.jars import jars
@@ -30,6 +31,7 @@ __all__ = ["FlinkRest", "JobBook", "JobRecord", "remote_home"]
 
 SUBMIT_TIMEOUT_S = 180
 CANCEL_TIMEOUT_S = 60
+SAVEPOINT_TIMEOUT_S = 60
 ENDED = ("CANCELED", "FINISHED", "FAILED")
 ALIVE = ("INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "RECONCILING", "FAILING")
 
@@ -49,7 +51,7 @@ class JobRecord:
     cancelled : bool
         By a person: it is not to be sent again by itself.
     checkpoint : str
-        Of a cluster elsewhere: where its state was when it was cancelled.
+        Of a cluster elsewhere: where its state was when it was cancelled or stopped.
     """
 
     name: str
@@ -73,15 +75,23 @@ class FlinkRest:
         self._timeout_s = timeout_s
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def get(self, path: str, method: str = "GET") -> Any:
+    def get(self, path: str, method: str = "GET", body: object = None) -> Any:
         """The JSON answer of a path.
+
+        Parameters
+        ----------
+        path, method : str
+        body : object, optional
+            To be sent as JSON.
 
         Raises
         ------
         PlatformError
             Where the cluster does not answer.
         """
-        request = urllib.request.Request(f"{self.url}{path}", method=method)
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         try:
             with self._opener.open(request, timeout=self._timeout_s) as response:
                 return json.loads(response.read() or b"null")
@@ -95,6 +105,38 @@ class FlinkRest:
     def cancel(self, job_id: str) -> None:
         """Stop a job; its last checkpoint stays."""
         self.get(f"/jobs/{job_id}?mode=cancel", method="PATCH")
+
+    def stop(self, job_id: str, folder: str | None = None) -> str:
+        """Have a job commit all it has written, save its state and end.
+
+        Parameters
+        ----------
+        job_id : str
+        folder : str, optional
+            URI of where to save it; default: the cluster's own place.
+
+        Returns
+        -------
+        str
+            URI of its state.
+
+        Raises
+        ------
+        PlatformError
+            Where it cannot, in Flink's words.
+        """
+        body = {"drain": False, **({"targetDirectory": folder} if folder else {})}
+        request = self.get(f"/jobs/{job_id}/stop", "POST", body)["request-id"]
+        deadline = time.monotonic() + SAVEPOINT_TIMEOUT_S
+        while (found := self.get(f"/jobs/{job_id}/savepoints/{request}"))["status"]["id"] != "COMPLETED":
+            if time.monotonic() > deadline:
+                raise PlatformError(f"The job {job_id} has not saved its state in {SAVEPOINT_TIMEOUT_S} s.")
+            time.sleep(0.1)
+        operation = found["operation"]
+        if "location" not in operation:
+            why = str(operation.get("failure-cause", {}).get("stack-trace", operation)).strip().splitlines()
+            raise PlatformError(f"The job {job_id} cannot save its state: {why[0]}")
+        return str(operation["location"])
 
 
 def remote_home(home: Home, url: str) -> Home:
@@ -117,11 +159,16 @@ class JobBook:
         Addresses.
     remote : bool
         The cluster is elsewhere: it gets our archives with each job, and its checkpoints are not on this machine.
+
+    Attributes
+    ----------
+    home, kafka
+        As given.
     """
 
     def __init__(self, home: Home, kafka: str, flink: str, remote: bool = False) -> None:
-        self._home = home
-        self._kafka = kafka
+        self.home = home
+        self.kafka = kafka
         self._flink = flink
         self._remote = remote
         self.rest = FlinkRest(flink)
@@ -129,7 +176,7 @@ class JobBook:
     def records(self) -> list[JobRecord]:
         """Jobs that were ever submitted, by name."""
         found = []
-        for file in sorted(self._home.path("jobs").glob("*.json")):
+        for file in sorted(self.home.path("jobs").glob("*.json")):
             content: dict[str, Any] = json.loads(file.read_text())
             lists = {name: tuple(content[name]) for name in ("options", "ids")}
             found.append(JobRecord(**{**content, **lists}))
@@ -170,7 +217,7 @@ class JobBook:
         )
 
     def restore(self) -> list[JobRecord]:
-        """Send every remembered job that the cluster does not run, from its newest checkpoint."""
+        """Send every remembered job that the cluster does not run, as it was asked for, from its newest checkpoint."""
         lost: dict[tuple[str, ...], list[JobRecord]] = {}
         for record in self.records():
             if not record.cancelled and not self._alive(record):
@@ -190,28 +237,47 @@ class JobBook:
             names = ", ".join(known) or "none"
             raise PlatformError(f"No job {name!r} was submitted from here to {self._flink}; there are {names}.")
         record = replace(known[name], cancelled=True)
-        if self._alive(record):
-            self._end(record.ids[-1])
-            if self._remote:
-                checkpoints = self.rest.get(f"/jobs/{record.ids[-1]}/checkpoints")
-                newest = (checkpoints["latest"] or {}).get("completed") or {}
-                record = replace(record, checkpoint=newest.get("external_path") or "")
-        write_text(self._file(name), json.dumps(asdict(record)))
+        write_text(self._file(name), json.dumps(asdict(self._ended(record) if self._alive(record) else record)))
 
-    def _end(self, job_id: str) -> None:
-        """Cancel a job and wait until it is gone: until then checkpoints still come, and older ones are deleted."""
-        self.rest.cancel(job_id)
+    def stop(self, record: JobRecord) -> None:
+        """Have a job that runs commit what it has written, save its state and end, to be submitted otherwise.
+
+        A job that cannot, because it is failing, is cancelled, and goes on from its last checkpoint.
+        """
+        folder = None if self._remote else saved_state(self.home, record.ids[-1])
+        try:
+            found = self.rest.stop(record.ids[-1], folder.as_uri() if folder else None)
+            record = replace(record, checkpoint=found if self._remote else "")
+            self._until_ended(record.ids[-1])
+        except PlatformError:
+            record = self._ended(record) if self._alive(record) else record
+        for older in () if self._remote else record.ids[:-1]:
+            shutil.rmtree(saved_state(self.home, older), ignore_errors=True)
+        write_text(self._file(record.name), json.dumps(asdict(record)))
+
+    def _ended(self, record: JobRecord) -> JobRecord:
+        """The record of a job that runs, once it is cancelled."""
+        self.rest.cancel(record.ids[-1])
+        self._until_ended(record.ids[-1])
+        if not self._remote:
+            return record
+        checkpoints = self.rest.get(f"/jobs/{record.ids[-1]}/checkpoints")
+        newest = (checkpoints["latest"] or {}).get("completed") or {}
+        return replace(record, checkpoint=newest.get("external_path") or "")
+
+    def _until_ended(self, job_id: str) -> None:
+        """Wait until a job is gone: until then checkpoints still come, and older ones are deleted."""
         deadline = time.monotonic() + CANCEL_TIMEOUT_S
         while self.rest.get(f"/jobs/{job_id}")["state"] not in ENDED:
             if time.monotonic() > deadline:
-                raise PlatformError(f"The job {job_id} is still cancelling after {CANCEL_TIMEOUT_S} s; try again.")
+                raise PlatformError(f"The job {job_id} is still ending after {CANCEL_TIMEOUT_S} s; try again.")
             time.sleep(0.1)
 
     def checkpoint(self, record: JobRecord) -> str:
         """The newest complete checkpoint of a job under any id it has had, as a URI; empty where there is none."""
         if self._remote:
             return record.checkpoint
-        found = (latest_checkpoint(self._home, job_id) for job_id in reversed(record.ids))
+        found = (latest_checkpoint(self.home, job_id) for job_id in reversed(record.ids))
         return next((each.as_uri() for each in found if each), "")
 
     def _alive(self, record: JobRecord) -> bool:
@@ -225,7 +291,7 @@ class JobBook:
                 command += ["--from-checkpoint", f"{record.name}={checkpoint}"]
         for jar in (*jars("flink"), format_jar()) if self._remote else ():
             command += ["--jar", str(jar)]
-        log = self._home.log_file("submit")
+        log = self.home.log_file("submit")
         with log.open("ab") as errors:
             done = subprocess.run(
                 command,
@@ -249,17 +315,17 @@ class JobBook:
         return sent
 
     def _environ(self) -> dict[str, str]:
-        running = Running.find(self._home)
+        running = Running.find(self.home)
         return {
             **os.environ,
             # A submission under way ends with the platform it is for.
             **({TOKEN_VARIABLE: running.token} if running else {}),
-            **client_environ(self._home),
-            "HEADWATER_HOME": str(self._home.root),
-            "HEADWATER_KAFKA": self._kafka,
+            **client_environ(self.home),
+            "HEADWATER_HOME": str(self.home.root),
+            "HEADWATER_KAFKA": self.kafka,
             "HEADWATER_FLINK": self._flink,
             "PYTHONWARNINGS": "ignore",
         }
 
     def _file(self, name: str) -> Path:
-        return self._home.path("jobs", f"{name}.json")
+        return self.home.path("jobs", f"{name}.json")

@@ -3,9 +3,9 @@
 A source says so by the tag ``changelog``:
 
 - ``upsert``: a record is the new row of its key, a null value deletes it. It counts from the record's timestamp on.
-- ``debezium``: a record is Debezium's envelope, ``after`` the new row of its key; ``op`` ``d`` deletes it. It counts
-  from ``source.ts_ms`` on, when the database changed, else from ``ts_ms``. A null value, which Debezium writes after a
-  delete for Kafka's compaction, says nothing more.
+- ``debezium``: a record is Debezium's envelope, in Avro or in JSON without its schema, ``after`` the new row of its
+  key; ``op`` ``d`` deletes it. It counts from ``source.ts_ms`` on, when the database changed, else from ``ts_ms``. A
+  null value, which Debezium writes after a delete for Kafka's compaction, says nothing more.
 
 Everything else a source says (``timestamp_field``, ``field_mapping``) and every column of a view is of the row, so the
 same view reads either kind of topic.
@@ -121,7 +121,8 @@ def with_times(avro: Any) -> Any:
 def _expected(source: DataSource, what: str, fields: Mapping[str, Any]) -> str:
     return (
         f"source {source.name!r}: expected records of Debezium's envelope, with {what}, got the fields "
-        f"{', '.join(fields)}; where Debezium unwraps them (ExtractNewRecordState), the tag {TAG!r} is {UPSERT!r}"
+        f"{', '.join(fields)}; where Debezium unwraps them (ExtractNewRecordState), the tag {TAG!r} is {UPSERT!r}; in "
+        "JSON they come without their schema (schemas.enable=false)"
     )
 
 

@@ -16,7 +16,8 @@ those of the table and not of the SELECT's own aliases, a cast keeps null, a joi
 ClickHouse divides integers to a fraction, has no types called STRING or BYTES (VARCHAR is understood by both), and its
 archive keeps a null record as one of empty fields.
 The transformation has to keep the columns it does not change (``SELECT *, ...``), as for Flink. It sees records only
-of the span that the rows asked for depend on, so it must look at one record at a time.
+of the span that the rows asked for depend on, so it must look at one record at a time. One in pandas is no SQL:
+``records`` are what its function gets, and ``input`` reads the table where what it made of them is put.
 
 The archive also holds records that came behind the watermark and that the stream has set aside. ``known="now"`` counts
 them in: the features as they should have been. ``known="then"`` leaves them out: the features as they were. It derives
@@ -40,6 +41,8 @@ from features.compiler.row_times import multiple, row_times
 from features.compiler.sources import avro_schema, sql_path, stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, WATERMARK, UnsupportedViewError, entity_schema, feature_schema
 from features.compiler.transformations import transformed
+from features.compiler.vectorised import record_function
+from features.frames import RecordFunction
 from schemas import tables
 
 __all__ = ["SETTINGS", "CompiledHistory", "Known", "compile_history"]
@@ -77,6 +80,10 @@ class CompiledHistory:
         As ``select``, but of rows with the same keys and time only the newest; what a join as of a time may read.
     settings : mapping of str to int
         ClickHouse settings that every one of these statements needs.
+    records : str
+        Where the view's transformation is in pandas: its columns by their names, the row time and the coordinates.
+    function : RecordFunction or None
+        That transformation.
     """
 
     name: str
@@ -86,6 +93,8 @@ class CompiledHistory:
     select: str
     versions: str
     settings: Mapping[str, int]
+    records: str = ""
+    function: RecordFunction | None = None
 
     @property
     def sql(self) -> str:
@@ -101,6 +110,7 @@ def compile_history(
     end_ms: int | None = None,
     known: Known = "now",
     share: tuple[int, int] = (0, 1),
+    made_table: str = "",
 ) -> CompiledHistory:
     """The ClickHouse SQL of a view's rows over history.
 
@@ -115,6 +125,9 @@ def compile_history(
         Whether records count that were late for the stream.
     share : (int, int)
         Only the keys of share i of n, which takes about an n-th of the memory.
+    made_table : str
+        Of a view with a transformation in pandas: where what it made is, as SQL names it; default
+        ``<view>_transformed``. See :mod:`features.offline.transformed`.
 
     Raises
     ------
@@ -125,11 +138,16 @@ def compile_history(
     span = _Span(meaning, start_ms, end_ms)
     source = stream_source(view)
     name = flink.events_table(source.name)
-    changing = meaning.of_changes
-    records = versions_of(view, events_table, known) if changing else _records(view, events_table, span, known)
-    shared = [(name, records), (f"{view.name}_input", transformed(view, name) or f"SELECT * FROM {name}")]
+    read = versions_of(view, events_table, known) if meaning.of_changes else _records(view, events_table, span, known)
+    shared = [(name, read)]
+    records, function = "", record_function(view)
+    if function:
+        records = _with(shared, _for_function(function, name))
+        shared = [(f"{view.name}_input", f"SELECT * FROM {made_table or f'`{view.name}_transformed`'}")]
+    else:
+        shared.append((f"{view.name}_input", transformed(view, name) or f"SELECT * FROM {name}"))
     columns = _columns(view)
-    if changing:
+    if meaning.of_changes:
         rows = windowed(meaning, columns, _versions(meaning, share), span.records_after_ms, end_ms)
     else:
         rows = _windowed(meaning, columns, share) if meaning.features else _latest(meaning, share)
@@ -143,6 +161,8 @@ def compile_history(
         select=select,
         versions=select if meaning.features else versions,
         settings=SETTINGS,
+        records=records,
+        function=function,
     )
 
 
@@ -179,16 +199,20 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
     source = stream_source(view)
     mapping = source.field_mapping or {}
     time = sql_path(source.timestamp_field)
-    fields = [name for name in tables.columns(avro_schema(source)) if name not in (tables.PARTITION, tables.OFFSET)]
+    columns = tables.columns(avro_schema(source))
+    fields = [name for name in columns if name not in (tables.PARTITION, tables.OFFSET)]
     if source.timestamp_field not in fields:
         raise UnsupportedViewError(
             f"feature view {view.name!r}: expected the time of source {source.name!r}, {source.timestamp_field!r}, to "
             f"be a field of its records, got {', '.join(fields)}"
         )
+    # What is finer than milliseconds counts, in the stream, as the millisecond it is in.
+    fine = "DateTime64(6" in columns[source.timestamp_field]
+    moment = f"toStartOfMillisecond({time})" if fine else time
     listed = [
         *(f"`{name}`" for name in fields if name not in mapping.values()),
         *(f"{sql_path(column)} AS `{name}`" for column, name in sorted(mapping.items())),
-        f"{time} - toIntervalMillisecond(1) AS `{flink.ROWTIME}`",
+        f"{moment} - toIntervalMillisecond(1) AS `{flink.ROWTIME}`",
         f"{_text(source.kafka_options.topic)} AS `kafka_topic`",
         f"`{tables.PARTITION}`",
         f"`{tables.OFFSET}`",
@@ -196,15 +220,21 @@ def _records(view: StreamFeatureView, events_table: str, span: _Span, known: Kno
     if known == "now":
         return f"SELECT {', '.join(listed)} FROM {events_table} WHERE {span.records(time)}"
     seen = (
-        f"max(toNullable({time})) OVER (PARTITION BY `{tables.PARTITION}` ORDER BY `{tables.OFFSET}` "
+        f"max(toNullable({moment})) OVER (PARTITION BY `{tables.PARTITION}` ORDER BY `{tables.OFFSET}` "
         "ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS hw_seen"
     )
     in_time = f"(isNull(hw_seen) OR hw_time >= hw_seen - toIntervalMillisecond({watermark_delay_ms(source)}))"
     return (
         f"SELECT * EXCEPT (hw_seen, hw_time) FROM "
-        f"(SELECT {', '.join(listed)}, {time} AS hw_time, {seen} FROM {events_table}) "
+        f"(SELECT {', '.join(listed)}, {moment} AS hw_time, {seen} FROM {events_table}) "
         f"WHERE {in_time} AND {span.records('hw_time')}"
     )
+
+
+def _for_function(function: RecordFunction, records: str) -> str:
+    columns = [f"{sql_path(each.path)} AS `{each.name}`" for each in function.columns]
+    places = [f"`{name}`" for name in (flink.ROWTIME, tables.PARTITION, tables.OFFSET)]
+    return f"SELECT {', '.join([*columns, *places])} FROM {records}"
 
 
 def _plain(meaning: Definition, values: Sequence[str], ordered: bool, share: tuple[int, int]) -> str:

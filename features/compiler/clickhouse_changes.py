@@ -4,8 +4,7 @@ The archive has the changes of :mod:`features.compiler.changes` as they came. A 
 until the next of its key; what the view's transformation makes of it stands as long. How a view's rows come about:
 
 - Each tile in which a change of a key takes effect is a row, and so are the slides from there to the key's next, as
-long
-  as the windows hold rows: that is told by the newest row that stands, see :mod:`features.compiler.row_times`.
+  long as the windows hold rows: that is told by the newest row that stands, see :mod:`features.compiler.row_times`.
 - A row's value is an aggregate over the versions that stand then. Those of a window are found by an equal block of time
   as long as the longest window, of which each version is in at most two.
 
@@ -58,10 +57,13 @@ def usable(view: StreamFeatureView) -> str:
     if changelog(stream_source(view)) != DEBEZIUM:
         return known
     known += f" AND has(['c', 'r', 'u', 'd'], `op`) AND isNotNull({when(view)})"
-    # No row is one of nulls here: a field that cannot be null in a row tells the two apart.
-    fields, _ = field_kinds(row_schema(stream_source(view)), lambda avro: isinstance(avro, str) and avro != "null")
-    never_null = next((name for name, plain in fields.items() if plain), None)
-    return known + (f" AND (`op` = 'd' OR isNotNull(`after`.`{never_null}`))" if never_null else "")
+    # No row is one of nulls here: a field that cannot be null in a row tells the two apart, else its primary key does.
+    fields, _ = field_kinds(row_schema(stream_source(view)), lambda avro: avro)
+    never_null = [name for name, avro in fields.items() if isinstance(avro, str) and avro != "null"]
+    kinds, _ = field_kinds(row_schema(stream_source(view)), lambda avro: tables.column_type(avro, in_null=True))
+    scalars = [name for name, kind in kinds.items() if kind.startswith("Nullable(")]
+    there = " OR ".join(f"isNotNull(`after`.`{name}`)" for name in never_null[:1] or scalars)
+    return known + (f" AND (`op` = 'd' OR {there})" if there else "")
 
 
 def versions_of(view: StreamFeatureView, table: str, known: "Known") -> str:

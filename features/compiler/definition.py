@@ -33,6 +33,7 @@ from feast.data_source import DataSource
 
 from features.compiler.changes import changelog
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
+from features.compiler.transformations import pandas_function
 
 __all__ = ["ANY", "FUNCTIONS", "Definition", "Feature", "definition", "percentile"]
 
@@ -168,6 +169,12 @@ def _feature(view: StreamFeatureView, aggregation: Aggregation, names: list[str]
 
 
 def _check_changes(view: StreamFeatureView, source: DataSource) -> None:
+    if pandas_function(view) is not None:
+        # It would be called again for a row that goes, and what it fails on then has been counted.
+        raise UnsupportedViewError(
+            f"feature view {view.name!r}: expected a transformation in SQL (mode 'flink' or 'sql') over source "
+            f"{source.name!r}, whose records are changes of rows, got one in pandas"
+        )
     if not view.aggregations:
         raise UnsupportedViewError(
             f"feature view {view.name!r}: expected aggregations over source {source.name!r}, whose records are changes "

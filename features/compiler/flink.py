@@ -17,6 +17,7 @@ A source's ``rowtime`` is one millisecond before its event time, which makes win
 
 from dataclasses import dataclass
 
+import pyarrow as pa
 from feast import Field, StreamFeatureView
 from feast.types import (
     Array,
@@ -37,6 +38,8 @@ from features.compiler.definition import ANY, Definition, definition
 from features.compiler.sources import check_columns, sql_path, stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
 from features.compiler.transformations import transformed
+from features.compiler.vectorised import record_function
+from features.frames import FrameColumn, RecordFunction
 
 __all__ = [
     "CHANGED_TILES",
@@ -44,8 +47,10 @@ __all__ = [
     "ROWTIME",
     "TILES",
     "CompiledView",
+    "arrivals_table",
     "compile_view",
     "events_table",
+    "generation_of",
     "interval",
     "sql_type",
 ]
@@ -57,6 +62,7 @@ CHANGED_TILES = "HEADWATER_CHANGED_TILES"
 # What CHANGES says of a row, and CHANGED_TILES has to know: event time; whether it is added or taken back, since when;
 # where in the topic this version of it lies.
 _OF_CHANGES = (TIME, "hw_sign", "hw_since", "hw_partition", "hw_offset")
+_EVENT_TIME = f"CAST({ROWTIME} + INTERVAL '0.001' SECOND AS TIMESTAMP_LTZ(3))"
 _TYPES: dict[PrimitiveFeastType, str] = {
     Float64: "DOUBLE",
     Float32: "FLOAT",
@@ -82,12 +88,34 @@ class CompiledView:
         Temporary views to create first, in order: name and SELECT.
     select : str
         The rows of ``features.<name>``: join keys, ``event_time``, ``watermark``, features, in the order of its schema.
+    function : RecordFunction or None
+        The view's transformation in pandas, which the SQL calls by :attr:`function_name`.
     """
 
     name: str
     source: str
     views: tuple[tuple[str, str], ...]
     select: str
+    function: RecordFunction | None = None
+
+    @property
+    def function_name(self) -> str:
+        """What SQL calls the view's function."""
+        return _function_name(self.name)
+
+    @property
+    def failed(self) -> str:
+        """The records that the function failed on, where they lay, and why.
+
+        All of it comes out of the function's row, and time is used as the view uses it: only where the calls and what
+        goes along with them are the same does the planner see that they are one, and call the function once.
+        """
+        return (
+            "SELECT `made`.`record_bytes` AS `record_bytes`, `made`.`kafka_partition` AS `kafka_partition`, "
+            "`made`.`kafka_offset` AS `kafka_offset`, TO_TIMESTAMP_LTZ(`made`.`kafka_ms`, 3) AS `kafka_time`, "
+            f"`made`.`error` AS `error`, {_EVENT_TIME} AS `event_time`\n"
+            f"FROM {_transformed_name(self.name)} WHERE `made`.`error` IS NOT NULL"
+        )
 
 
 def events_table(source: str) -> str:
@@ -95,8 +123,28 @@ def events_table(source: str) -> str:
     return f"{source}_events"
 
 
-def compile_view(view: StreamFeatureView) -> CompiledView:
+def arrivals_table(source: str) -> str:
+    """Name of the SQL table of everything that arrives of a Kafka source, and what it is."""
+    return f"{source}_arrivals"
+
+
+def generation_of(name: str, generation: int) -> str:
+    """What a source or a view is called in a job that reads its topics anew from that generation on.
+
+    State is found by name: what begins anew needs another, and is then not taken for what was there before. The first
+    generation, 0, has none of its own.
+    """
+    return f"{name}__g{generation}" if generation else name
+
+
+def compile_view(view: StreamFeatureView, generation: int = 0) -> CompiledView:
     """The Flink SQL of a view.
+
+    Parameters
+    ----------
+    view : StreamFeatureView
+    generation : int
+        Of the source that it reads and of its state, see :func:`generation_of`.
 
     Raises
     ------
@@ -105,9 +153,19 @@ def compile_view(view: StreamFeatureView) -> CompiledView:
     """
     source, meaning = stream_source(view), definition(view)
     check_columns(view, meaning)
-    events = (f"{view.name}_input", _input(view, meaning, events_table(source.name)))
-    select = _windowed(view, meaning, events[0]) if meaning.features else f"SELECT {_row(view)}\nFROM {events[0]}"
-    return CompiledView(view.name, source.name, (events,), select)
+    read, uid, events = (
+        generation_of(source.name, generation),
+        generation_of(view.name, generation),
+        f"{view.name}_input",
+    )
+    views = [(events, _input(view, meaning, events_table(read)))]
+    if function := record_function(view):
+        views = [
+            (_transformed_name(view.name), _called(function, arrivals_table(read))),
+            (events, _kept(function, meaning)),
+        ]
+    select = _windowed(view, meaning, events, uid) if meaning.features else f"SELECT {_row(view)}\nFROM {events}"
+    return CompiledView(view.name, source.name, tuple(views), select, function)
 
 
 def sql_type(dtype: FeastType) -> str:
@@ -138,6 +196,42 @@ def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
     return f"SELECT {', '.join(columns)}, {ROWTIME}\nFROM {records}"
 
 
+def _called(function: RecordFunction, arrivals: str) -> str:
+    """Each arrival with what the function made of it, in a row: ``kept``, ``c0``, ``c1`` ..., and where it failed."""
+    origin = ", ".join(map(_q, ("headwater_arrival", "record_bytes", "kafka_partition", "kafka_offset", "kafka_time")))
+    arguments = ", ".join(argument for column in function.columns for argument in _arguments(column))
+    call = f"{_function_name(function.view)}({origin}, {arguments})"
+    return f"SELECT {ROWTIME}, {call} AS `made`\nFROM {arrivals}"
+
+
+def _arguments(column: FrameColumn) -> list[str]:
+    """A column as its function gets it: where pandas knows no null, a value in its place, and whether it was null."""
+    path = sql_path(column.path)
+    if not column.flagged:
+        return [path]
+    value = f"COALESCE({path}, {'FALSE' if pa.types.is_boolean(column.type) else 0})"
+    return [value, f"{path} IS NULL"] if column.nullable else [value]
+
+
+def _kept(function: RecordFunction, meaning: Definition) -> str:
+    """What a view reads of what its function made. Of heartbeats that is nothing; they still move time on."""
+    columns = []
+    for at, (name, kind) in enumerate(function.outputs.items()):
+        value = f"`made`.`c{at}`"
+        columns.append(f"{f'TO_TIMESTAMP_LTZ({value}, 3)' if pa.types.is_timestamp(kind) else value} AS {_q(name)}")
+    made = f"SELECT {', '.join([*columns, ROWTIME])} FROM {_transformed_name(meaning.name)} WHERE `made`.`kept`"
+    names = [*_key_columns(meaning), *(_q(name) for name in function.outputs if name not in meaning.keys)]
+    return f"SELECT {', '.join(names)}, {ROWTIME}\nFROM ({made})"
+
+
+def _function_name(view: str) -> str:
+    return f"{view}_function"
+
+
+def _transformed_name(view: str) -> str:
+    return f"{view}_transformed"
+
+
 def _key_columns(meaning: Definition) -> list[str]:
     """The join keys: all of them, or, where one is null, none. A record of no entity only moves time on."""
     if len(meaning.keys) == 1:
@@ -154,14 +248,14 @@ def _row(view: StreamFeatureView) -> str:
     """The columns of a row, as its topic has them. A row time is one millisecond before its event time."""
     columns = [
         *(_cast(view, field) for field in join_key_fields(view)),
-        f"CAST({ROWTIME} + INTERVAL '0.001' SECOND AS TIMESTAMP_LTZ(3)) AS `event_time`",
+        f"{_EVENT_TIME} AS `event_time`",
         f"CURRENT_WATERMARK({ROWTIME}) AS `watermark`",
         *(_cast(view, field) for field in value_fields(view)),
     ]
     return ", ".join(columns)
 
 
-def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
+def _windowed(view: StreamFeatureView, meaning: Definition, events: str, uid: str) -> str:
     keys = ", ".join(_q(name) for name in meaning.keys)
     features = [
         f"{each.name} {each.function} {each.column or '*'} {each.window_ms} {each.slide_ms}"
@@ -173,7 +267,7 @@ def _windowed(view: StreamFeatureView, meaning: Definition, events: str) -> str:
         f"  input => TABLE {events} PARTITION BY ({keys}),\n"
         f"  features => '{plan}',\n"
         f"  on_time => DESCRIPTOR({ROWTIME}),\n"
-        f"  uid => '{view.name}'\n)"
+        f"  uid => '{uid}'\n)"
     )
 
 

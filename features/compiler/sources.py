@@ -6,16 +6,29 @@ from datetime import timedelta
 from typing import Any
 
 from feast import StreamFeatureView
-from feast.data_format import AvroFormat
+from feast.data_format import AvroFormat, JsonFormat
 from feast.data_source import KafkaSource
 
-from features.compiler.changes import DEBEZIUM, changelog, row_of, with_times
+from features.compiler.changes import DEBEZIUM, changelog, clock_of, row_of, with_times
 from features.compiler.definition import ANY, Definition, percentile
+from features.compiler.json_records import record_schema
 from features.compiler.topics import UnsupportedViewError
 from features.compiler.transformations import has_transformation
 from schemas.codec import ANY_ID, field_kinds
+from schemas.topics import Encoding, Topic
 
-__all__ = ["avro_schema", "check_columns", "row_schema", "schema_id", "sql_path", "stream_source", "watermark_delay_ms"]
+__all__ = [
+    "archived_topic",
+    "avro_schema",
+    "check_columns",
+    "encoding",
+    "needs_numbers",
+    "row_schema",
+    "schema_id",
+    "sql_path",
+    "stream_source",
+    "watermark_delay_ms",
+]
 
 
 def stream_source(view: StreamFeatureView) -> KafkaSource:
@@ -33,17 +46,24 @@ def stream_source(view: StreamFeatureView) -> KafkaSource:
 
 
 def avro_schema(source: KafkaSource) -> dict[str, Any]:
-    """The Avro schema of a source's records.
+    """What a source's records hold, as an Avro schema, however they are written.
+
+    In JSON only time is never null, and where records are changes of rows not even that.
 
     Raises
     ------
     UnsupportedViewError
-        Where its ``message_format`` is not Avro.
+        Where its ``message_format`` is neither Avro nor JSON, or says of JSON what there is no type for.
     """
-    form = source.kafka_options.message_format
-    if not isinstance(form, AvroFormat):
-        raise UnsupportedViewError(f"source {source.name!r}: expected an AvroFormat, got {type(form).__name__}")
-    found: dict[str, Any] = json.loads(form.schema_json)
+    form: Any = source.kafka_options.message_format
+    found: dict[str, Any]
+    if encoding(source) == "json":
+        try:
+            found = record_schema(form.schema_json)
+        except ValueError as exc:
+            raise UnsupportedViewError(f"source {source.name!r}: {exc}") from None
+        return found if changelog(source) else _timed(found, source.timestamp_field)
+    found = json.loads(form.schema_json)
     return with_times(found) if changelog(source) == DEBEZIUM else found
 
 
@@ -58,10 +78,47 @@ def row_schema(source: KafkaSource) -> Mapping[str, Any]:
     return row_of(source, avro_schema(source))
 
 
+def _timed(schema: dict[str, Any], time: str) -> dict[str, Any]:
+    """The schema without null for event time: a record that has none belongs to no window, and is a bad one."""
+    fields = [
+        {"name": time, "type": field["type"][1]} if field["name"] == time else field for field in schema["fields"]
+    ]
+    return {**schema, "fields": fields}
+
+
+def encoding(source: KafkaSource) -> Encoding:
+    """How a source's records are written.
+
+    Raises
+    ------
+    UnsupportedViewError
+        Where its ``message_format`` is neither Avro nor JSON.
+    """
+    form = source.kafka_options.message_format
+    if not isinstance(form, AvroFormat | JsonFormat):
+        raise UnsupportedViewError(
+            f"source {source.name!r}: expected an AvroFormat or a JsonFormat, got {type(form).__name__}"
+        )
+    return "json" if isinstance(form, JsonFormat) else "avro"
+
+
+def archived_topic(source: KafkaSource) -> Topic:
+    """The topic of a source, as those who read it need it."""
+    return Topic(
+        source.kafka_options.topic,
+        schema_id(source),
+        key="",
+        encoding=encoding(source),
+        definition=avro_schema(source),
+        time=clock_of(source),
+        changelog=changelog(source),
+    )
+
+
 def schema_id(source: KafkaSource) -> int:
     """The id before each record: the tag ``schema_id``; :data:`schemas.codec.ANY_ID` without one.
 
-    What Feast means by Avro is the bare body, what a registry's clients write has a header with an id of the
+    What Feast means by Avro and JSON is the bare body, what a registry's clients write has a header with an id of the
     registry's. A repo that says nothing of it may be either.
     """
     return int(source.tags.get("schema_id") or ANY_ID)
@@ -73,6 +130,11 @@ def watermark_delay_ms(source: KafkaSource) -> int:
 
 
 _TIMES = ("timestamp-millis", "timestamp-micros", "local-timestamp-millis", "local-timestamp-micros")
+_A_TIME = {
+    "avro": f"an Avro timestamp of the records ({', '.join(_TIMES)})",
+    "json": "a time of the records (in Spark's DDL a timestamp, in a JSON Schema a string or a number of format "
+    "date-time; numbers since 1970 are read as such)",
+}
 _NUMBERS = ("int", "long", "float", "double")
 _OF_NUMBERS = ("sum", "mean", "stddev", "var")
 
@@ -93,8 +155,8 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
     time = _field(fields, source.timestamp_field)
     if not (isinstance(time, dict) and time.get("logicalType") in _TIMES):
         raise UnsupportedViewError(
-            f"{where}: expected timestamp_field {source.timestamp_field!r} to be an Avro timestamp of the records "
-            f"({', '.join(_TIMES)}), got {'nothing of that name' if time is None else time}"
+            f"{where}: expected timestamp_field {source.timestamp_field!r} to be {_A_TIME[encoding(source)]}, got "
+            f"{'nothing of that name' if time is None else time}"
         )
     if has_transformation(view):
         return
@@ -107,12 +169,16 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
             f"{' and, by field_mapping, ' + ', '.join(mapped) if mapped else ''}"
         )
     for each in meaning.features:
-        of_numbers = each.function in _OF_NUMBERS or percentile(each.function) is not None
-        if of_numbers and not _is_number(kinds[each.column]):
+        if needs_numbers(each.function) and not _is_number(kinds[each.column]):
             raise UnsupportedViewError(
                 f"{where}, feature {each.name!r}: expected a column of numbers for {each.function}, got "
                 f"{each.column!r}, which is {kinds[each.column]}"
             )
+
+
+def needs_numbers(function: str) -> bool:
+    """Whether an aggregation is of numbers alone."""
+    return function in _OF_NUMBERS or percentile(function) is not None
 
 
 def sql_path(column: str) -> str:

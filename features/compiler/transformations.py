@@ -1,4 +1,4 @@
-"""A view's own transformation, as SQL over the records it reads."""
+"""A view's own transformation: SQL over the records it reads, or a function over frames of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,10 @@ from feast.transformation.mode import TransformationMode
 
 from features.compiler.topics import UnsupportedViewError
 
-__all__ = ["has_transformation", "transformed"]
+__all__ = ["has_transformation", "pandas_function", "transformed"]
 
 _IN_SQL = ("flink", "sql")
+_PANDAS = "pandas"
 
 
 def has_transformation(view: StreamFeatureView) -> bool:
@@ -18,8 +19,14 @@ def has_transformation(view: StreamFeatureView) -> bool:
     return _function(view) is not None
 
 
+def pandas_function(view: StreamFeatureView) -> Callable[[Any], Any] | None:
+    """The function from DataFrame to DataFrame that is a view's transformation; None where it has another, or none."""
+    found = _function(view)
+    return found[1] if found is not None and found[0] == _PANDAS else None
+
+
 def transformed(view: StreamFeatureView, records: str) -> str | None:
-    """The SELECT that a view's transformation makes of a table; None where it has none.
+    """The SELECT that a view's transformation makes of a table; None where it has none, or one in pandas.
 
     Parameters
     ----------
@@ -35,7 +42,7 @@ def transformed(view: StreamFeatureView, records: str) -> str | None:
         For another kind of transformation, and for a function that gives no SQL.
     """
     found = _function(view)
-    if found is None:
+    if found is None or found[0] == _PANDAS:
         return None
     mode, function = found
     expected = (
@@ -43,7 +50,8 @@ def transformed(view: StreamFeatureView, records: str) -> str | None:
         "table's name to a SELECT that keeps its columns)"
     )
     if mode not in _IN_SQL:
-        raise UnsupportedViewError(f"{expected}, got mode {mode!r}")
+        instead = " of a dict for each record; write it over DataFrames" if mode == "python" else ""
+        raise UnsupportedViewError(f"{expected}, or one in pandas (mode 'pandas'), got mode {mode!r}{instead}")
     try:
         select = function(records)
     except Exception as exc:  # the user's own code, which may expect anything else than text
@@ -53,7 +61,7 @@ def transformed(view: StreamFeatureView, records: str) -> str | None:
     return select
 
 
-def _function(view: StreamFeatureView) -> tuple[str, Callable[[str], Any]] | None:
+def _function(view: StreamFeatureView) -> tuple[str, Callable[[Any], Any]] | None:
     given = view.feature_transformation
     if given is not None and given.udf is not None:
         return _name(given.mode), given.udf

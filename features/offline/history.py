@@ -19,6 +19,7 @@ from features.compiler.clickhouse import CompiledHistory, Known, compile_history
 from features.compiler.clickhouse_changes import usable, when
 from features.compiler.sources import stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, join_key_fields
+from features.offline.transformed import Made, make
 from schemas.tables import DATABASE, table_name
 
 __all__ = ["History", "HistoryError", "archive_of", "check", "computed", "settled_ms"]
@@ -45,6 +46,8 @@ class History:
     rows : int
     shares : int
         How many queries it took.
+    failed : int
+        Records that the view's function in pandas failed on, and that do not count therefore.
     """
 
     view: StreamFeatureView
@@ -52,6 +55,7 @@ class History:
     columns: Mapping[str, str]
     rows: int
     shares: int
+    failed: int = 0
 
     @property
     def keys(self) -> str:
@@ -77,14 +81,15 @@ def archive_of(client: Client, view: StreamFeatureView) -> str:
 
 
 def check(client: Client, compiled: CompiledHistory) -> None:
-    """Let ClickHouse analyse a view's SQL.
+    """Let ClickHouse analyse a view's SQL; of one with a transformation in pandas, what goes to its function.
 
     Raises
     ------
     HistoryError
         Where it does not take it; the view's own transformation is told apart from the rest.
     """
-    for text, what in ((compiled.input, "its transformation"), (compiled.select, "what it reads")):
+    texts = [(compiled.input, "its transformation"), (compiled.select, "what it reads")]
+    for text, what in [(compiled.records, "what its function reads")] if compiled.function else texts:
         try:
             client.query(f"DESCRIBE TABLE ({text})", settings=dict(compiled.settings))
         except DatabaseError as exc:
@@ -130,12 +135,14 @@ def computed(
     listed = ", ".join(f"`{name}` {kind}" for name, kind in compiled.columns.items())
     keys = ", ".join(f"`{field.name}`" for field in join_key_fields(view))
     shares = 1
+    before = _made(client, compiled)
     try:
         while True:
             client.command(f"CREATE TABLE {table} ({listed}) ENGINE = MergeTree ORDER BY ({keys}, `{EVENT_TIME}`)")
             try:
                 for at in range(shares):
-                    part = compile_history(view, archive, start_ms, end_ms, known, (at, shares))
+                    share = (at, shares)
+                    part = compile_history(view, archive, start_ms, end_ms, known, share, before.table)
                     client.command(f"INSERT INTO {table} {part.versions}", settings=dict(part.settings))
                 break
             except DatabaseError as exc:
@@ -149,9 +156,22 @@ def computed(
                 client.command(f"DROP TABLE {table} SYNC")
                 shares *= 4
         rows = int(str(client.command(f"SELECT count() FROM {table}")))
-        yield History(view, table, compiled.columns, rows, shares)
+        yield History(view, table, compiled.columns, rows, shares, before.failed)
     finally:
-        client.command(f"DROP TABLE IF EXISTS {table} SYNC")
+        for each in filter(None, (table, before.table)):
+            client.command(f"DROP TABLE IF EXISTS {each} SYNC")
+
+
+def _made(client: Client, compiled: CompiledHistory) -> Made:
+    """What the view's function in pandas makes of its records; nothing where it has none."""
+    if compiled.function is None:
+        return Made("", 0)
+    try:
+        return make(client, compiled)
+    except DatabaseError as exc:
+        raise HistoryError(
+            f"feature view {compiled.name!r}, what its function in pandas makes of its records: {_said(exc)}"
+        ) from exc
 
 
 def _said(exc: ClickHouseError) -> str:

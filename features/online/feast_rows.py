@@ -50,6 +50,20 @@ class FeastRows:
         found = self._views[view]
         self._store.update(self._config, [], [found], [], [], partial=True)
 
+    def clear(self, view: str) -> None:
+        """Have Feast delete a view's rows, as it does when a view is removed, and create it again.
+
+        Raises
+        ------
+        StoreBusyError
+            Whatever the store says.
+        """
+        try:
+            self._store.update(self._config, [self._views[view]], [], [], [], partial=True)
+        except Exception as exc:  # any client library's own errors
+            raise StoreBusyError(f"{type(self._store).__name__}: {exc!r}", RETRY_SECONDS) from exc
+        self.ensure(view)
+
     def write(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Write rows of any number of views.
 

@@ -7,6 +7,10 @@ Batch by batch: read (:data:`BATCH_ROWS` records or :data:`BATCH_SECONDS`, which
 each entity, write all views, then commit the offsets. Killed in between, the batch is read and written again, which
 changes nothing: the store keeps the newest row whatever comes twice. So there is nothing to undo, and two pushers do no
 harm.
+
+A view that was changed begins somewhere in its topic, ``--since``. What the store holds of it when that is first heard
+of is of its old definition, and would stay wherever it is newer than what the new one has of an entity. It is deleted,
+and the view is pushed from where it begins; that this is done is written beside the offsets.
 """
 
 import argparse
@@ -18,9 +22,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.online.rows import Row, RowStore, StoreBusyError, StoreError, newest, retry_while_busy
 from features.online.store import FeatureRows, open_store
@@ -36,6 +41,7 @@ REPORT_SECONDS = 5.0
 TIMEOUT_SECONDS = 30.0
 _PASSING = (KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT)  # the client reconnects
 _STARTING = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE)
+Since = Mapping[str, Mapping[int, int]]
 log = logging.getLogger("pusher")
 
 
@@ -57,6 +63,8 @@ class Pusher:
         How long to wait, in all, for a store that is busy or full, before StoreBusyError goes up.
     group : str
         Under which name Kafka keeps how far it has come.
+    since : mapping of str to mapping of int to int, optional
+        By topic and partition the offset where the view's present definition begins.
 
     Raises
     ------
@@ -71,8 +79,9 @@ class Pusher:
         topics: Sequence[str],
         patience_seconds: float = PATIENCE_SECONDS,
         group: str = GROUP,
+        since: Since | None = None,
     ) -> None:
-        self._store, self._patience_seconds = store, patience_seconds
+        self._store, self._patience_seconds, self._since = store, patience_seconds, since or {}
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka,
@@ -151,7 +160,7 @@ class Pusher:
                 ends[place] = offset
         if ends:
             self._next |= ends
-            offsets = [TopicPartition(*place, offset) for place, offset in ends.items()]
+            offsets = [self._place(*place, offset) for place, offset in ends.items()]
             # Not waited for: a commit that gets lost is made good by the next, or by writing the batch again.
             self._consumer.commit(offsets=offsets, asynchronous=True)
 
@@ -162,11 +171,35 @@ class Pusher:
             if listed.error is not None:
                 raise PusherError(f"topic {name}: {listed.error}; create it first, or leave it out of --topics")
             places += [TopicPartition(name, partition) for partition in listed.partitions]
-        for place in self._committed(places):
+        committed = self._committed(places)
+        for place in self._begin_anew(committed):
             low, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_SECONDS)
             # Beyond the end: the topic was made anew since.
             self._next[place.topic, place.partition] = place.offset if low <= place.offset <= high else low
         self._consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
+
+    def _begin_anew(self, committed: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """The positions, of topics whose definition is another than when they were committed where it begins."""
+        stale = {
+            each.topic
+            for each in committed
+            if each.topic in self._since and (each.metadata or "") != self._place(each.topic, each.partition).metadata
+        }
+        for name in sorted(stale):
+            log.info("%s: another definition begins; the rows of the one before are deleted", name)
+            retry_while_busy(partial(self._store.clear, view_name(name)), self._patience_seconds, self._say)
+        begins = [
+            self._place(each.topic, each.partition, self._since[each.topic].get(each.partition, 0))
+            for each in committed
+            if each.topic in stale
+        ]
+        if begins:
+            self._consumer.commit(offsets=begins, asynchronous=False)
+        return [each for each in committed if each.topic not in stale] + begins
+
+    def _place(self, topic: str, partition: int, offset: int = OFFSET_INVALID) -> TopicPartition:
+        """A position, beside which stands where the definition began that it is of."""
+        return TopicPartition(topic, partition, offset, str(self._since.get(topic, {}).get(partition, "")))
 
     def _committed(self, places: list[TopicPartition]) -> list[TopicPartition]:
         """Where the last pusher stopped; a broker that has only just started takes a moment to know."""
@@ -236,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--path", type=Path, default=Path(home) / "online" / "online.db" if home else None)
     parser.add_argument("--repo", type=Path, help="a Feast repo, to whose online store to write instead of --path")
     parser.add_argument("--group", default="", help="name of the project, which has offsets of its own")
+    parser.add_argument("--since", default="{}", help="JSON: by topic and partition where a view's definition begins")
     parser.add_argument("--kafka", default=os.environ.get("HEADWATER_KAFKA"), help="host:port")
     options = parser.parse_args(arguments)
     if not options.kafka or not (options.path or options.repo):
@@ -248,7 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = open_store(options.repo) if options.repo else RowStore(options.path)
         topics = [each for each in options.topics.split(",") if each]
         group = f"{GROUP}-{options.group}" if options.group else GROUP
-        run(Pusher(options.kafka, store, topics, group=group), stop)
+        since = {name: {int(part): at for part, at in each.items()} for name, each in json.loads(options.since).items()}
+        run(Pusher(options.kafka, store, topics, group=group, since=since), stop)
     except (PusherError, StoreError, KafkaException) as exc:
         log.error("%s", exc)
         return 1

@@ -155,6 +155,11 @@ class RedisRows:
         except UnsupportedViewError as exc:
             raise StoreError(f"view {view}: {exc}") from exc
 
+    def clear(self, view: str) -> None:
+        """Forget a view's rows, those of its present join keys and features."""
+        with translated(_address(self._config.online_store)):
+            self._store.delete_table(self._config, self._views[view])
+
     def write(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Write what can be decoded, and log and count what cannot; see :class:`features.online.store.FeatureRows`."""
         refused: dict[str, list[DecodeError]] = {}

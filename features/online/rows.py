@@ -69,6 +69,11 @@ class RowStore:
                 "created_ts INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID"
             )
 
+    def clear(self, view: str) -> None:
+        """Forget a view's rows."""
+        with self._translated():
+            self._connection().execute(f"DELETE FROM {_table(view)}")
+
     def drop(self, view: str) -> None:
         """Forget a view."""
         with self._translated():

@@ -29,6 +29,17 @@ class FeatureRows(Protocol):
             Where that cannot be.
         """
 
+    def clear(self, view: str) -> None:
+        """Forget every row of a view: they are of another definition.
+
+        Raises
+        ------
+        StoreBusyError
+            Not all are gone; try again after the time it says.
+        StoreError
+            Where there is no such view.
+        """
+
     def write(self, rows: Mapping[str, Sequence[Row]]) -> None:
         """Write rows of any number of views; one older than what is there is left out.
 

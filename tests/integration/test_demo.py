@@ -165,7 +165,6 @@ def test_everything_adds_up_and_every_feature_is_right(peace: dict[str, Any]) ->
 
 def test_a_model_of_wrong_features_is_not_promoted(peace: dict[str, Any]) -> None:
     """The very run that gave the first model: ten values in the log are not what their definition says."""
-    assert (peace["promotions"], peace["refusals"]) == (1, 0)
     found = peace["trained_again"]
     assert found["decision"] == "refused"
     assert found["parity_mismatches"] == 10

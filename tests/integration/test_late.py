@@ -9,6 +9,7 @@ from sql_on_kafka import Sql
 from compose.local.platform import Platform
 from jobs.tables import Broker, event_source, set_aside
 from schemas.codec import Codec
+from schemas.topics import Topic
 
 SCHEMA = {
     "type": "record",
@@ -48,8 +49,9 @@ def test_late_records_lie_aside_with_their_bytes_and_the_reason(sql: Sql) -> Non
         (None, START_MS + 5 * MINUTE_MS),  # a heartbeat that is repeated promises nothing new, and is no loss
     ]
     sql.send(topic, sent)
+    events = Topic(topic, 77, key="id", definition=SCHEMA)
     broker = Broker(sql.address, f"late-{topic}", carries=True, bounded=True)
-    for ddl in event_source(broker, topic, topic, SCHEMA, 77, "event_time", 10 * MINUTE_MS, shift_ms=0):
+    for ddl in event_source(broker, topic, events, "event_time", 10 * MINUTE_MS, shift_ms=0):
         sql.tables.execute_sql(ddl)
     ddl, insert = set_aside(broker, topic, topic)
     sql.tables.execute_sql(ddl)

@@ -118,6 +118,39 @@ def test_offsets_wait_for_the_store(
     after.close()
 
 
+def test_rows_of_a_view_s_old_definition_make_room_once(
+    kafka: str, new_topic: Callable[..., str], producer: Producer, tmp_path: Path
+) -> None:
+    topic, store = new_topic(2), RowStore(tmp_path / "online.db")
+    view, keys = topic.removeprefix("features."), [b"a", b"b"]
+
+    def written(value: bytes, key: bytes, at: int, partition: int = 0) -> None:
+        producer.begin_transaction()
+        producer.produce(topic, value, key, timestamp=at, partition=partition)
+        producer.commit_transaction(10)
+
+    written(b"old", b"a", 9)
+    written(b"old", b"b", 9)
+    pusher = Pusher(kafka, store, [topic])
+    until(lambda: pusher.counts["written"] == 2, pusher)
+    begins = {topic: {0: 4, 1: 0}}  # two records and the markers of their transactions
+    written(b"new", b"a", 5)
+    until(lambda: pusher.counts["read"] == 3, pusher)  # and kept out: it is older than what is there
+    pusher.close()
+    assert store.read(view, keys) == {b"a": (9, b"old"), b"b": (9, b"old")}
+
+    after = Pusher(kafka, store, [topic], since=begins)
+    until(lambda: after.counts["written"] == 1, after)
+    assert store.read(view, keys) == {b"a": (5, b"new")}
+    after.close()
+    again = Pusher(kafka, store, [topic], since=begins)
+    written(b"new", b"b", 3, partition=1)
+    until(lambda: again.counts["written"] == 1, again)
+    assert again.counts["read"] == 1
+    assert store.read(view, keys) == {b"a": (5, b"new"), b"b": (3, b"new")}
+    again.close()
+
+
 def test_topics_that_are_not_there_or_no_views_are_named(kafka: str, tmp_path: Path) -> None:
     store = RowStore(tmp_path / "online.db")
     with pytest.raises(PusherError, match=r"features\.nowhere"):

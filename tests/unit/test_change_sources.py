@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 from feast import Aggregation, Entity, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
-from feast.data_format import AvroFormat
+from feast.data_format import AvroFormat, JsonFormat
 from feast.types import Float64, String
 
 from compose.plan import Recorded, facts_of, plan
 from features.compiler.changes import changed_at
 from features.compiler.definition import definition
 from features.compiler.flink import compile_view
-from features.compiler.sources import avro_schema, row_schema
+from features.compiler.sources import archived_topic, avro_schema, row_schema
 from features.compiler.topics import UnsupportedViewError
 from jobs.changes import change_source, set_changes_aside
 from jobs.tables import Broker
-from schemas.tables import create_table
-from schemas.topics import Topic, topics_from_json, topics_to_json
+from schemas.json_batch import JsonBatchDecoder
+from schemas.tables import columns, create_table
+from schemas.topics import CLOCK_SUFFIX, Topic, topics_from_json, topics_to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BROKER = Broker("kafka:9092", "features")
@@ -32,6 +33,10 @@ ROW: dict[str, Any] = {
         {"name": "amount", "type": ["null", "double"]},
     ],
 }
+ROW_IN_JSON = "who string, at timestamp, amount double"
+ENVELOPE_IN_JSON = (
+    f"before struct<{ROW_IN_JSON}>, after struct<{ROW_IN_JSON}>, source struct<ts_ms bigint>, op string, ts_ms bigint"
+)
 SOURCE = {"type": "record", "name": "Source", "fields": [{"name": "ts_ms", "type": "long"}]}
 
 
@@ -50,8 +55,13 @@ def plain_row() -> dict[str, Any]:
 
 
 def view(
-    tag: str = "debezium", schema: dict[str, Any] | None = None, function: str = "sum", **options: Any
+    tag: str = "debezium",
+    schema: dict[str, Any] | str | None = None,
+    function: str = "sum",
+    **options: Any,
 ) -> StreamFeatureView:
+    """With a schema of text in JSON, else in Avro."""
+    written = schema or (plain_row() if tag == "upsert" else envelope())
     made = [Aggregation(column="amount", function=function, time_window=timedelta(hours=1), name="f")]
     return StreamFeatureView(
         name="view",
@@ -61,7 +71,7 @@ def view(
             timestamp_field="at",
             topic="rows",
             kafka_bootstrap_servers="",
-            message_format=AvroFormat(json.dumps(schema or (plain_row() if tag == "upsert" else envelope()))),
+            message_format=JsonFormat(written) if isinstance(written, str) else AvroFormat(json.dumps(written)),
             batch_source=FileSource(name="file", path="none.parquet", timestamp_field="at"),
             tags={"changelog": tag},
         ),
@@ -122,6 +132,15 @@ def test_what_says_nothing_of_a_row_moves_no_time_on() -> None:
             "view 'view'.*expected count_distinct over the changes of source",
         ),
         (
+            lambda: view(schema=f"schema string, payload struct<{ENVELOPE_IN_JSON}>"),
+            "with a record or null as 'after', got the fields schema, payload.*schemas.enable=false",
+        ),
+        (
+            lambda: view(mode="pandas", udf=lambda frame: frame, udf_string="same"),
+            "view 'view': expected a transformation in SQL .* over source 'source', whose records are changes of rows, "
+            "got one in pandas",
+        ),
+        (
             lambda: view(aggregations=[]),
             "view 'view': expected aggregations over source 'source', whose records are chan",
         ),
@@ -141,9 +160,70 @@ def test_a_topic_of_changes_is_archived_with_keys_and_deletes() -> None:
     assert "ORDER BY (`_timestamp`, `_partition`, `_offset`)" in made
 
 
-def test_a_topic_that_is_taken_otherwise_starts_afresh() -> None:
-    before, after = facts_of([view("upsert")]), facts_of([view()])
-    found = plan("features", Recorded("then", "1", before), after, topics=["rows", "features.view"])
-    assert "~ changelog: upsert -> debezium" in found.views[0].changes
-    assert found.views[0].state == "unreadable"
-    assert found.fresh
+def test_a_topic_that_is_taken_otherwise_begins() -> None:
+    before = Recorded("then", "1", facts_of([view("upsert")]), {}, {})
+    (found,) = plan("features", before, facts_of([view()]), topics=["rows", "features.view"]).views
+    assert "~ changelog: upsert -> debezium" in found.changes
+    assert (found.state, found.why) == ("begins", "it takes the records of its topic otherwise")
+
+
+def test_rows_of_another_schema_begin_as_those_that_are_kept_would_be_misread() -> None:
+    more = json.loads(json.dumps(ROW).replace('"fields": [', '"fields": [{"name": "more", "type": "string"}, ', 1))
+    before = Recorded("then", "1", facts_of([view()]), {}, {})
+    (found,) = plan("features", before, facts_of([view(schema=envelope(before=["null", more]))])).views
+    assert (found.state, found.why) == (
+        "begins",
+        "the rows that may be taken back are kept whole, and would be misread",
+    )
+
+
+def test_state_of_rows_is_found_by_source_and_generation() -> None:
+    source = view().stream_source
+    first, second = (change_source(Broker("k:1", "job", generation=each), source) for each in (0, 2))
+    assert "uid => 'hw_changes_source'" in first[2]
+    assert "uid => 'hw_changes_source__g2'" in second[2]
+    assert "VIEW source__g2_events AS" in second[2]
+    assert [each.replace("__g2", "") for each in second] == first
+    assert "FROM source__g2_events" in compile_view(view(), 2).views[0][1]
+    late_alone = set_changes_aside(Broker("k:1", "job", generation=2), source, dead=False)[1]
+    assert "FROM source__g2_records" in late_alone
+    assert "(`decode_error` IS NULL AND `rowtime` <=" in late_alone
+
+
+def test_time_goes_on_by_the_wall_clock_of_upserts_alone() -> None:
+    broker = Broker("kafka:9092", "features", idle="5 s")
+    records = {tag: change_source(broker, view(tag).stream_source)[0] for tag in ("debezium", "upsert")}
+    assert f"'topic' = 'rows;rows{CLOCK_SUFFIX}'" in records["upsert"]
+    assert "'topic' = 'rows'" in records["debezium"]
+
+
+def test_changes_in_json_are_those_in_avro() -> None:
+    avro, made = compile_view(view()), compile_view(view(schema=ENVELOPE_IN_JSON))
+    assert (made.views, made.select) == (avro.views, avro.select)
+    source = view(schema=ENVELOPE_IN_JSON).stream_source
+    topic = archived_topic(source)
+    assert (topic.encoding, topic.changelog, topic.time) == ("json", "debezium", "")
+    records, changes, _ = change_source(BROKER, source)
+    assert "'value.headwater-avro.encoding' = 'json'" in records
+    assert "`after`.`amount` AS `amount`" in changes
+
+    # Debezium's micro seconds; a row without its time, which is in no window, but no dead letter.
+    after = {"who": "a", "at": 1_700_000_000_123_456, "amount": 1.5}
+    told = [
+        {"before": None, "after": after, "op": "u", "source": {"ts_ms": 7}, "ts_ms": 8},
+        {"after": after | {"at": None}, "op": "c", "source": {"ts_ms": 9}},
+    ]
+    table, bad = JsonBatchDecoder(topic.schema, topic.schema_id).decode([json.dumps(each).encode() for each in told])
+    assert not bad
+    one, other = table.column("after").to_pylist()
+    assert one["at"].isoformat() == "2023-11-14T22:13:20.123456+00:00"
+    assert other == {"who": "a", "at": None, "amount": 1.5}
+    assert columns(topic.schema, topic.changelog)["after"] == (
+        "Tuple(`who` Nullable(String), `at` Nullable(DateTime64(6, 'UTC')), `amount` Nullable(Float64))"
+    )
+
+
+def test_upserts_in_json_need_no_time_either() -> None:
+    source = view("upsert", ROW_IN_JSON).stream_source
+    assert "null" in avro_schema(source)["fields"][1]["type"]
+    assert compile_view(view("upsert", ROW_IN_JSON)).select == compile_view(view("upsert")).select

@@ -1,5 +1,6 @@
 """Views as Flink SQL: what is said of them, and what is refused, before anything runs."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -7,14 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 from feast import Aggregation, Entity, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
-from feast.data_format import AvroFormat, JsonFormat
+from feast.data_format import AvroFormat, JsonFormat, ProtoFormat
 from feast.transformation.base import Transformation
 from feast.transformation.mode import TransformationMode
 from feast.types import Float64, Int64, String
 
+from compose.plan import Recorded, facts_of, plan
 from features.compiler.definition import Feature, definition
 from features.compiler.flink import compile_view
+from features.compiler.sources import archived_topic, avro_schema, stream_source
 from features.compiler.topics import UnsupportedViewError
+from schemas.topics import topics_from_json, topics_to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HOUR = timedelta(hours=1)
@@ -107,10 +111,18 @@ def of_tables(table: Any) -> Any:
         (lambda: view(over("sum", name="f"), schema=[Field(name="g", dtype=Int64)]), "f, g on one side only"),
         (lambda: view(over("sum"), udf=of_tables, udf_string="", mode="flink"), "a function that fails with a table"),
         (lambda: view(over("sum"), udf=lambda _: 1, udf_string="", mode="flink"), "a function that returns a int"),
-        (lambda: view(over("sum"), udf=of_frames, udf_string="", mode="pandas"), "got mode 'pandas'"),
+        (lambda: view(over("sum"), udf=of_frames, udf_string="", mode="python"), "got mode 'python'"),
         (
-            lambda: view(over("sum"), message_format=JsonFormat("at timestamp")),
-            "expected an AvroFormat, got JsonFormat",
+            lambda: view(over("sum"), message_format=ProtoFormat("path")),
+            "expected an AvroFormat or a JsonFormat, got ProtoFormat",
+        ),
+        (
+            lambda: view(over("sum"), message_format=JsonFormat("at bigint, who string, amount double")),
+            "expected timestamp_field 'at' to be a time of the records .in Spark's DDL a timestamp.*got long",
+        ),
+        (
+            lambda: view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount text")),
+            "source 'source': field amount: expected one of boolean, .*got 'text'",
         ),
     ],
 )
@@ -118,3 +130,26 @@ def test_what_cannot_be_is_refused_by_name(made: Callable[[], StreamFeatureView]
     with pytest.raises(UnsupportedViewError, match=said) as refused:
         compile_view(made())
     assert "'view'" in str(refused.value) or "'source'" in str(refused.value)
+
+
+def test_json_is_avro_that_may_be_null_but_for_event_time() -> None:
+    source = stream_source(view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount double")))
+    topic = archived_topic(source)
+    assert (topic.encoding, topic.time) == ("json", "at")
+    assert [field["type"] for field in topic.schema["fields"]] == [
+        {"type": "long", "logicalType": "timestamp-micros"},
+        ["null", "string"],
+        ["null", "double"],
+    ]
+    (again,) = topics_from_json(topics_to_json([topic]))
+    assert (again.schema, again.encoding) == (topic.schema, "json")
+
+
+def test_the_same_fields_written_otherwise_are_a_change_to_a_plan() -> None:
+    as_json = view(over("sum"), message_format=JsonFormat("at timestamp, who string, amount double"))
+    as_avro = view(over("sum"), message_format=AvroFormat(json.dumps(avro_schema(stream_source(as_json)))))
+    old, new = facts_of([as_avro]), facts_of([as_json])
+    found = plan("features-p", Recorded("2026-01-01T00:00:00+00:00", "id", old, {}, {}), new)
+    (changed,) = found.changed
+    assert [line.partition(":")[0] for line in changed.changes] == ["~ schema of events"]
+    assert changed.restarts

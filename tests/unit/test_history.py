@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from feast import Aggregation, Entity, FeatureStore, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
-from feast.data_format import AvroFormat
+from feast.data_format import AvroFormat, JsonFormat
 from feast.types import Float64, Int64, String
 
 import compose.commands.backfill
@@ -29,8 +29,10 @@ from compose.training_set import training_set
 from features.compiler.clickhouse import Known, compile_history
 from features.compiler.definition import Definition, Feature, definition, percentile
 from features.compiler.repo import load_repo
+from features.compiler.sources import archived_topic
 from features.compiler.topics import UnsupportedViewError
 from features.offline.history import HistoryError, check, computed
+from schemas.json_batch import JsonBatchDecoder
 from schemas.tables import create_table, table_name
 from schemas.topics import Topic
 
@@ -133,8 +135,9 @@ def history(
     span: tuple[int | None, int | None] = (None, None),
     known: Known = "now",
     newest: bool = False,
+    table: str = TABLE,
 ) -> list[Row]:
-    compiled = compile_history(view, TABLE, *span, known)
+    compiled = compile_history(view, table, *span, known)
     text = compiled.versions if newest else compiled.select
     found = list(client.query(text, settings=dict(compiled.settings)).named_results())
     for row in found:
@@ -381,8 +384,8 @@ def test_sql_that_only_flink_takes_is_refused_with_the_views_name(client: Client
     view = view_of([over("nowhere", "count", 1, 1, "f")], {"f": Int64})
     with pytest.raises(HistoryError, match=r"'deal': what it reads does not run .*nowhere"):
         check(client, compile_history(view, TABLE))
-    view = view_of([over("x", "count", 1, 1, "f")], {"f": Int64}, udf=lambda table: table, mode="pandas")
-    with pytest.raises(UnsupportedViewError, match=r"'deal': expected a transformation in SQL .* mode 'pandas'"):
+    view = view_of([over("x", "count", 1, 1, "f")], {"f": Int64}, udf=lambda table: table, mode="python")
+    with pytest.raises(UnsupportedViewError, match=r"'deal': expected a transformation in SQL .* mode 'python'"):
         compile_history(view, TABLE)
 
 
@@ -540,6 +543,39 @@ both = FeatureService(name="both", features=[
     deal, newest.with_name("seller").with_join_key_map({{"user": "seller"}}),
 ])
 """
+
+
+def test_times_finer_than_milliseconds_count_as_the_millisecond_they_are_in(client: Client) -> None:
+    source = KafkaSource(
+        name="fine",
+        timestamp_field="at",
+        kafka_bootstrap_servers="",
+        topic="test.fine",
+        message_format=JsonFormat("user string, at timestamp"),
+        batch_source=FileSource(name="fine_history", path="none.parquet", timestamp_field="at"),
+    )
+    view = StreamFeatureView(
+        name="fine",
+        entities=[USER],
+        source=source,
+        timestamp_field="at",
+        schema=[Field(name="user", dtype=String), Field(name="f", dtype=Int64)],
+        aggregations=[over("*", "count", 0.003, 0.001, "f")],
+    )
+    # Behind one of the same millisecond, then behind one of the next; at the end of a window and just behind it.
+    times_us = [5_000_900, 5_000_100, 4_999_999, 5_003_000, 5_003_001, 5_004_000]
+    values = [json.dumps({"user": "a", "at": START_MS * 1000 + each}).encode() for each in times_us]
+    topic = archived_topic(source)
+    batch, bad = JsonBatchDecoder(topic.schema, topic.schema_id).decode(values)
+    assert not bad
+    table = pa.Table.from_batches([batch]).append_column("_partition", pa.array([0] * len(values), pa.int32()))
+    client.command(create_table(topic))
+    client.insert_arrow("test_fine", table.append_column("_offset", pa.array(range(len(values)))), database="headwater")
+    records = [{"user": "a", "event_time": START_MS + each // 1000, "_partition": 0, "_offset": 0} for each in times_us]
+    table_of = "headwater.test_fine"
+    assert_same(history(client, view, table=table_of), computed_by_loops(records, definition(view)))
+    del records[2]
+    assert_same(history(client, view, known="then", table=table_of), computed_by_loops(records, definition(view)))
 
 
 def test_a_training_set_has_what_was_known_at_each_time_and_nothing_later(client: Client, repo: Path) -> None:

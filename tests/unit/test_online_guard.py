@@ -24,6 +24,7 @@ from test_online_store import make_view
 
 from features.compiler.topics import entity_codec, feature_codec
 from features.online.embedded import EmbeddedOnlineStore
+from features.online.feast_rows import FeastRows
 from features.online.redis_store import HeadwaterRedisOnlineStore, RedisRows
 from features.online.store import FeatureRows
 
@@ -150,6 +151,42 @@ def test_the_newest_row_of_each_entity_stays(
     assert len(done) == PUSHES
     assert len({entity for entity, _, _ in done}) == ENTITIES
     assert wrong(store, config, view, done) == {}
+
+
+@pytest.mark.parametrize("kind", ["embedded", "redis", "sqlite"])
+def test_a_cleared_view_takes_older_rows_and_others_keep_theirs(tmp_path: Path, kind: str) -> None:
+    views = {name: make_view(name, {"x": Int64}, tmp_path) for name in ("small", "other")}
+    with own_redis(tmp_path / "redis") as server:
+        config = make_config(
+            tmp_path,
+            {
+                "embedded": {
+                    "type": "features.online.embedded.EmbeddedOnlineStore",
+                    "path": str(tmp_path / "rows.db"),
+                },
+                "redis": {
+                    "type": "features.online.redis_store.HeadwaterRedisOnlineStore",
+                    "connection_string": server.address,
+                },
+                "sqlite": {"type": "sqlite", "path": str(tmp_path / "stock.db")},
+            }[kind],
+        )
+        store = SqliteOnlineStore() if kind == "sqlite" else store_of(kind)
+        rows: FeatureRows = FeastRows(config, store, views) if kind == "sqlite" else RedisRows(config, views)
+        if kind == "embedded":
+            rows = EmbeddedOnlineStore().rows(config)
+        for view in views:
+            rows.ensure(view)
+        rows.write({name: kafka_records(view, [(1, 9000, 9), (2, 9000, 9)]) for name, view in views.items()})
+        rows.clear("small")
+        rows.write({"small": kafka_records(views["small"], [(1, 5000, 5)])})
+
+        def values(name: str) -> list[int | None]:
+            found = store.online_read(config, views[name], [entity_key(1), entity_key(2)], ["x"])
+            return [row["x"].int64_val if row and row["x"].HasField("int64_val") else None for _, row in found]
+
+        assert values("small") == [5, None]
+        assert values("other") == [9, 9]
 
 
 def test_stock_sqlite_is_caught_with_older_rows_by_the_same_pushes(tmp_path: Path) -> None:

@@ -3,23 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import pytest
 from click.testing import CliRunner
 
 import compose.commands.features
-import compose.commands.submit
 import compose.planning
 from compose.cli import headwater
 from compose.local.home import Home, PlatformError
-from compose.local.jobs import JobRecord
 from compose.plan import Facts, Plan, Recorded, facts_of, fingerprint, plan, record, recorded
-from compose.planning import as_json, brief, shown
+from compose.planning import as_json, brief, shown, stateless
 from features.compiler.repo import load_repo
+from jobs.generations import Begun, Letters
 
 SHOP = Path(__file__).parents[1] / "repos" / "shop"
 JOB, ID = "features-shop", "0123"
@@ -57,27 +55,29 @@ def first(version: Callable[..., dict[str, Facts]]) -> dict[str, Facts]:
 
 
 def between(old: dict[str, Facts], new: dict[str, Facts], running: bool = True) -> Plan:
-    before = Recorded("2026-01-01T00:00:00+00:00", ID, json.loads(json.dumps(old)))
-    return plan(JOB, before, new, ID, running, TOPICS)
+    before = Recorded("2026-01-01T00:00:00+00:00", ID, json.loads(json.dumps(old)), {}, {})
+    return plan(JOB, before, new, running, TOPICS)
 
 
 def test_the_same_repo_has_nothing_to_do(first: dict[str, Facts], version: Callable[..., dict[str, Facts]]) -> None:
     found = between(first, version())
     assert found.nothing
     assert not found.restarts
-    assert not found.restored
-    assert {each.name: each.state for each in found.views} == {
-        "abroad": "kept",
-        "spending": "kept",
-        "latest_order": "none",
-    }
-    assert found.fresh == found.topics == found.left == ()
+    assert {each.state for each in found.views} == {"kept"}
+    assert found.begins == frozenset()
+    assert found.topics == found.left == ()
+    assert "state" not in plain(found)
     stopped = between(first, first, running=False)
     assert not stopped.nothing
     assert stopped.restarts
-    assert stopped.fresh == ()
+    assert stopped.begins == frozenset()
     text = plain(stopped)
-    assert "goes on from its checkpoint, with all windows" in text
+    assert "goes on from where it is stopped: 3 with their state, 0 begin" in text
+    assert text.count("state     kept: it goes on where it is") == 3
+    lost = stateless(stopped)
+    assert lost.begins == set(first)
+    assert plain(lost).count("because   its job has left no state") == 3
+    assert "starts: no view keeps its state" in plain(lost)
     assert "run       `headwater submit features --repo /shop`" in text
 
 
@@ -88,10 +88,9 @@ class Case:
     there: str
     instead: str
     says: tuple[str, ...]
-    state: str = "unreadable"
+    why: str = "its windows are kept in another form, and would be misread"
     backfill: tuple[str, ...] = ()
     schema: bool = False
-    fresh: str = "abroad: windows are kept in another form"
     view: str = "abroad"
     restarts: bool = True
 
@@ -145,26 +144,23 @@ CASES = {
         "<> 'NL'",
         "<> 'BE'",
         ("- transformation:", "+ transformation:"),
-        state="mixed",
+        why="its windows hold records as they were before the change",
         backfill=("changed transformation",),
-        fresh="abroad: windows hold records as they were before the change",
     ),
     "type": Case(
         'Field(name="dear", dtype=Float64)',
         'Field(name="dear", dtype=Float32)',
         ("~ dear: p95(amount) over 1 d, Float64 -> p95(amount) over 1 d, Float32",),
         view="spending",
-        state="kept",
+        why="its rows are others now",
         schema=True,
-        fresh="",
     ),
     "ttl": Case(
         "ttl=timedelta(days=40)",
         "ttl=timedelta(days=90)",
         ("~ ttl: 40 d -> 90 d",),
         view="spending",
-        state="kept",
-        fresh="",
+        why="",
         restarts=False,
     ),
     "columns of the newest": Case(
@@ -172,9 +168,8 @@ CASES = {
         '        Field(name="amount", dtype=Float64),\n',
         ("- channel: the newest, String",),
         view="latest_order",
-        state="none",
+        why="its rows are others now",
         schema=True,
-        fresh="",
     ),
 }
 ALSO = {
@@ -205,20 +200,26 @@ def test_a_changed_view(name: str, first: dict[str, Facts], version: Callable[..
     assert (changed.name, changed.kind) == (case.view, "changed")
     told = [line for line in changed.changes if not line.startswith(" ")]
     assert tuple(told) == case.says
-    assert changed.state == case.state
+    assert changed.why == case.why
+    assert changed.state == ("begins" if case.why else "kept")
+    assert found.begins == ({case.view} if case.why else frozenset())
     assert changed.backfill == case.backfill
     assert bool(changed.schema_ids) == case.schema
     assert changed.restarts == found.restarts == case.restarts
-    assert len(found.fresh) == bool(case.fresh)
-    assert "".join(found.fresh).startswith(case.fresh)
     assert not found.nothing
     assert fingerprint(first[case.view]) != fingerprint(new[case.view])
     text = plain(found)
     assert all(line in text for line in case.says)
-    assert ("--fresh" in text) == bool(case.fresh)
+    assert "--fresh" not in text
+    if case.restarts:
+        assert text.count("state     kept: it goes on where it is") == 2
+        assert "goes on from where it is stopped first: 2 with their state, 1 begin" in text
+        assert f"none: it starts from the beginning of its topic\n    because   {case.why}" in text
     if case.schema:
         old_id, new_id = first[case.view]["schema_id"], new[case.view]["schema_id"]
         assert f"features.{case.view} would hold rows of two schemas, ids {old_id} and {new_id}" in text
+    assert len(found.refused) == (name == "type")
+    assert ("refused   view 'spending': expected 'dear' to be Float64" in text) == (name == "type")
     assert ("headwater backfill --repo /shop --view" in text) == bool(case.backfill)
     # Undone, it is a change too, and leaves nothing behind.
     assert [each.name for each in between(new, first).changed] == [case.view]
@@ -232,37 +233,46 @@ def test_views_that_come_and_go(first: dict[str, Facts], version: Callable[..., 
     assert any("CARDINALITY" in line for line in new.changes)
     assert new.backfill == ("it is new",)
     assert found.topics == ("features.again",)
-    assert ["other places" in each for each in found.fresh] == [True]
+    assert found.begins == {"again"}
     text = plain(found)
-    assert "archiver-shop and pusher-shop" in text
+    assert "archiver-shop and pusher-shop are started anew by the platform" in text
+    assert "headwater down" not in text
     assert brief(found) == "features-shop: 1 new (again), 3 unchanged."
     fewer = {name: facts for name, facts in first.items() if name != "abroad"}
     gone = between(first, fewer)
     assert [(each.name, each.kind) for each in gone.changed] == [("abroad", "removed")]
     assert gone.left == ("features.abroad",)
     assert gone.topics == ()
-    assert ["other places" in each for each in gone.fresh] == [True]
-    turned = dict(reversed(first.items()))  # same views, another order: Flink finds other operators at their places
-    assert between(first, turned).fresh
-    assert not between(first, turned).changed
+    assert gone.begins == frozenset()
+    assert gone.restarts
+    assert "- abroad  removed\n    state     dropped" in plain(gone)
+    turned = dict(reversed(first.items()))  # same views, another order: state is found by names
+    assert between(first, turned).nothing
 
 
 def test_what_the_source_says_counts(first: dict[str, Facts], version: Callable[..., dict[str, Facts]]) -> None:
     moved = between(first, version(('topic="shop.orders"', 'topic="shop.orders.v2"')))
     assert {each.name for each in moved.changed} == set(first)
     assert moved.topics == ("shop.orders.v2",)
-    assert any("would go on reading shop.orders" in each for each in moved.fresh)
+    assert moved.begins == set(first)
+    assert {each.why for each in moved.views} == {"it reads shop.orders.v2 by orders, and not shop.orders by orders"}
+    assert "starts: no view keeps its state" in plain(moved)
+    renamed = between(first, {name: {**facts, "source": "sales"} for name, facts in first.items()})
+    assert renamed.begins == set(first)  # offsets are found by the source's name
     later = between(first, version(("timedelta(minutes=2)", "timedelta(minutes=5)")))
     assert {each.changes for each in later.changed} == {("~ records may be late by: 2 min -> 5 min",)}
-    assert later.fresh == ()
+    assert later.begins == frozenset()
     assert later.restarts
     other = between(first, version(('"name": "store_id", "type": "int"', '"name": "store_id", "type": "long"')))
-    states = {each.name: each.state for each in other.changed}
-    # Of abroad's line_count nobody knows the type but the transformation.
-    assert states == {"spending": "unreadable", "abroad": "unreadable", "latest_order": "none"}
+    # A view without windows keeps nothing that could be misread.
+    assert other.begins == {"spending", "abroad"}
+    (made,) = [each.why for each in other.views if each.name == "abroad"]
+    assert "kept in another form" in made
     more = '{"name": "store_id", "type": "int"},\n          {"name": "note", "type": ["null", "string"]}'
     grown = between(first, version(('{"name": "store_id", "type": "int"}', more)))
-    assert {each.name: each.state for each in grown.changed}["spending"] == "kept"
+    assert grown.begins == {"abroad"}
+    (made,) = [each.why for each in grown.views if each.name == "abroad"]
+    assert made == "line_count, which its transformation makes, may be of another type now"
 
 
 def test_a_new_version_of_the_compiler_is_no_change_of_the_views_and_still_one(first: dict[str, Facts]) -> None:
@@ -274,24 +284,28 @@ def test_a_new_version_of_the_compiler_is_no_change_of_the_views_and_still_one(f
     assert changed.restarts
 
 
-def test_nothing_is_recorded_yet_or_the_platform_sent_it_again(first: dict[str, Facts], tmp_path: Path) -> None:
+def test_what_is_recorded_is_what_it_is_compared_with(first: dict[str, Facts], tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert recorded(home, JOB) is None
     unknown = plan(JOB, None, first, topics=("shop.orders",))
     assert {each.kind for each in unknown.views} == {"new"}
-    assert unknown.fresh == ()
+    assert unknown.begins == set(first)
     assert "nothing is recorded yet" in plain(unknown)
-    record(home, JOB, ID, first)
-    file = json.loads(home.path("projects", "definitions", f"{JOB}.json").read_text())
-    assert len(file["definition"]["abroad"]["fingerprint"]) == 12
+    begun = {name: Begun(number, {"0": 10 * number}) for number, name in enumerate(first)}
+    letters = {"orders": Letters("shop.orders", 1)}
+    record(home, JOB, ID, first, begun, letters)
+    file = home.path("projects", "definitions", f"{JOB}.json")
+    found = json.loads(file.read_text())
+    assert len(found["definition"]["abroad"]["fingerprint"]) == 12
     before = recorded(home, JOB)
     assert before is not None
     assert list(before.views) == list(first)
-    assert before.id == ID
-    assert plan(JOB, before, first, ID, True, TOPICS).nothing
-    again = plan(JOB, before, first, "another", True, TOPICS)
-    assert again.restored
-    assert "has sent the job again" in plain(again)
+    assert (before.id, before.begun, before.letters) == (ID, begun, letters)
+    assert plan(JOB, before, first, True, TOPICS).nothing
+    # By a version that named nothing: what its checkpoints hold cannot be found.
+    del found["begun"]
+    file.write_text(json.dumps(found))
+    assert recorded(home, JOB) is None
 
 
 def plain(found: Plan) -> str:
@@ -299,11 +313,9 @@ def plain(found: Plan) -> str:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Plan, dict[str, Facts]], None]:
+def said(monkeypatch: pytest.MonkeyPatch) -> Callable[[Plan, dict[str, Facts]], None]:
     """What the commands find, without a platform."""
-    running = SimpleNamespace(endpoints=SimpleNamespace(kafka="", flink=""))
-    for module in (compose.commands.features, compose.commands.submit):
-        monkeypatch.setattr(module, "running_platform", lambda: (Home(tmp_path), running))
+    monkeypatch.setattr(compose.commands.features, "job_book", lambda _: None)
 
     def be(found: Plan, facts: dict[str, Facts]) -> None:
         monkeypatch.setattr(compose.planning, "planned", lambda *_: (found, facts))
@@ -342,49 +354,3 @@ def test_the_command_says_what_there_is_to_do_by_its_status(
     done = run(headwater, ["features", "plan", "--repo", "shop"])
     assert done.exit_code == 1
     assert "no such view" in done.output
-
-
-def test_submit_says_it_in_a_line_and_keeps_a_checkpoint_from_being_misread(
-    said: Callable[[Plan, dict[str, Facts]], None],
-    first: dict[str, Facts],
-    version: Callable[..., dict[str, Facts]],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    sent: list[bool] = []
-
-    class Book:
-        at = "file:///chk-1"
-
-        def records(self) -> list[JobRecord]:
-            return [JobRecord(JOB, (), (ID,), cancelled=True)]
-
-        def checkpoint(self, _: JobRecord) -> str:
-            return self.at
-
-        def submit(self, names: list[str], options: list[str], fresh: bool) -> list[JobRecord]:
-            sent.append(fresh)
-            return [JobRecord(name, tuple(options), (ID, "4567")) for name in names]
-
-    monkeypatch.setattr(compose.commands.submit, "job_book", lambda *_: Book())
-    monkeypatch.setattr(compose.commands.submit, "_prepared", lambda *_: JOB)
-    new = version(("<> 'NL'", "<> 'BE'"))
-    found = between(first, new, running=False)
-    said(found, new)
-    run, command = CliRunner().invoke, ["submit", "features", "--repo", str(SHOP)]
-    done = run(headwater, command)
-    assert done.exit_code == 1
-    assert "1 changed (abroad), 2 unchanged" in done.output
-    assert "cannot go on from its checkpoint: abroad: windows hold records as they were before" in done.output
-    assert sent == []
-    assert run(headwater, [*command, "--fresh"]).exit_code == 0
-    assert sent == [True]
-    before = recorded(Home(tmp_path), JOB)
-    assert before is not None
-    assert before.id == "4567"
-    assert before.views["abroad"]["transformation"].endswith("<> 'BE'")
-    Book.at = ""  # it never came to one: nothing can be misread
-    assert run(headwater, command).exit_code == 0
-    said(replace(found, fresh=()), new)
-    assert run(headwater, command).exit_code == 0
-    assert sent == [True, False, False]

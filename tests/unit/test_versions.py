@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from clickhouse_connect.driver.client import Client
 from feast import Aggregation, Entity, Field, FileSource, KafkaSource, StreamFeatureView, ValueType
-from feast.data_format import AvroFormat
+from feast.data_format import AvroFormat, JsonFormat
 from feast.types import Float64, String
 
 from features.compiler.clickhouse import Known, compile_history
 from features.compiler.clickhouse_changes import changes_of
 from features.compiler.definition import Definition, Feature, definition, percentile
+from features.compiler.sources import archived_topic
 from features.versions import standing
 from features.witness import newest, rows
 from schemas.tables import create_table, table_name
-from schemas.topics import Topic
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Change = dict[str, Any]
@@ -48,7 +48,13 @@ ENVELOPE = {
         {"name": "ts_ms", "type": "long"},
     ],
 }
-SCHEMAS = {"debezium": ENVELOPE, "upsert": VALUE}
+VALUE_IN_JSON = "id bigint, who string, at timestamp, x double, n int, s string"
+KINDS = {
+    "debezium": AvroFormat(json.dumps(ENVELOPE)),
+    "upsert": AvroFormat(json.dumps(VALUE)),
+    "debezium.json": JsonFormat(f"after struct<{VALUE_IN_JSON}>, op string, ts_ms bigint"),
+    "upsert.json": JsonFormat(VALUE_IN_JSON),
+}
 
 
 def view_of(kind: str, aggregations: list[Aggregation], hop_ms: int | None = None, **options: Any) -> StreamFeatureView:
@@ -64,10 +70,10 @@ def view_of(kind: str, aggregations: list[Aggregation], hop_ms: int | None = Non
             timestamp_field="at",
             kafka_bootstrap_servers="",
             topic=f"rows.{kind}",
-            message_format=AvroFormat(json.dumps(SCHEMAS[kind])),
+            message_format=KINDS[kind],
             watermark_delay_threshold=timedelta(minutes=1),
             batch_source=FileSource(name="h", path="h.parquet", timestamp_field="at"),
-            tags={"changelog": kind},
+            tags={"changelog": kind.partition(".")[0]},
         ),
         timestamp_field="at",
         schema=[Field(name="who", dtype=String), *(Field(name=n, dtype=each) for n, each in dtypes.items())],
@@ -251,8 +257,7 @@ def test_requests_cannot_be_answered_of_changes() -> None:
 
 
 def archive(client: Client, view: StreamFeatureView, changes: list[Change]) -> str:
-    kind = view.stream_source.tags["changelog"]
-    topic = Topic(f"rows.{kind}", 0, key="", definition=SCHEMAS[kind], changelog=kind)
+    topic = archived_topic(view.stream_source)
     table = f"headwater.{table_name(topic.name)}"
     client.command(f"DROP TABLE IF EXISTS {table}")
     client.command(create_table(topic))
@@ -260,7 +265,7 @@ def archive(client: Client, view: StreamFeatureView, changes: list[Change]) -> s
     for each in changes:
         row = dict(each["row"] or {}) and {**each["row"], "at": moment(each["row"]["at"])}
         same = {"_key": f"{each['key']}".encode(), "_partition": each["partition"], "_offset": each["offset"]}
-        if kind == "upsert":
+        if topic.changelog == "upsert":
             same |= row | {"_timestamp": moment(each["changed"]), "_deleted": each["row"] is None}
         else:
             after = tuple(row.get(name) for name in ("id", "who", "at", "x", "n", "s"))
@@ -294,7 +299,7 @@ def history(
 @pytest.mark.parametrize("seed", range(16))
 def test_history_does_as_loops_do(client: Client, seed: int) -> None:
     rng = random.Random(seed)
-    view = some_view(rng, rng.choice(["debezium", "upsert"]), most=3)
+    view = some_view(rng, rng.choice([*KINDS]), most=3)
     # Compensated sums, which these are there, are not exact.
     changes = some_changes(rng, rng.randint(1, 60), large=1e6)
     table = archive(client, view, changes)
@@ -345,9 +350,10 @@ def test_late_changes_count_now_and_did_not_then(client: Client) -> None:
     assert then[:3] == [(0, 5), (10, 12), (11, 13)]
 
 
-def test_the_changes_of_an_archive_are_those_that_the_stream_takes(client: Client) -> None:
+@pytest.mark.parametrize("kind", ["debezium", "debezium.json"])
+def test_the_changes_of_an_archive_are_those_that_the_stream_takes(client: Client, kind: str) -> None:
     made = [Aggregation(column="n", function="sum", name="f", time_window=timedelta(minutes=30))]
-    view = view_of("debezium", made)
+    view = view_of(kind, made)
     table = archive(client, view, some_changes(random.Random(1), 5))
     client.command(f"INSERT INTO {table} (_key, op, ts_ms, _offset) VALUES ('x', 't', 1, 100), (NULL, 'c', 1, 101)")
     client.command(f"INSERT INTO {table} (_key, op, ts_ms, _offset) VALUES ('x', 'c', 1, 102), ('x', 'd', 1, 103)")

@@ -19,6 +19,7 @@ import org.apache.flink.table.factories.SerializationFormatFactory;
 
 /**
  * {@code 'format' = 'headwater-avro'}: Avro in the Confluent wire format, with schema and id from the table's options.
+ * With {@code 'encoding' = 'json'} the records are JSON, and the schema says what they hold.
  *
  * <p>No registry is asked, and no record stops a job: one that does not decode becomes a row of NULLs with the reason
  * and the original bytes in metadata columns.
@@ -40,6 +41,17 @@ public final class FormatFactory implements DeserializationFormatFactory, Serial
             .defaultValue(Changes.INSERT)
             .withDescription("insert: each record is a row. versioned: each record is a new version of the row with its "
                     + "primary key, for event-time temporal joins and nothing else.");
+    static final ConfigOption<Encoding> ENCODING = ConfigOptions.key("encoding")
+            .enumType(Encoding.class)
+            .defaultValue(Encoding.AVRO)
+            .withDescription("How records are written behind the header: avro; or json, of records to read, whose "
+                    + "fields are those of the schema.");
+
+    /** How a record's body is written. */
+    enum Encoding {
+        AVRO,
+        JSON
+    }
 
     /** What a record read is. */
     enum Changes {
@@ -59,7 +71,7 @@ public final class FormatFactory implements DeserializationFormatFactory, Serial
 
     @Override
     public Set<ConfigOption<?>> optionalOptions() {
-        return Set.of(CHANGELOG);
+        return Set.of(CHANGELOG, ENCODING);
     }
 
     @Override
@@ -73,6 +85,10 @@ public final class FormatFactory implements DeserializationFormatFactory, Serial
     public EncodingFormat<SerializationSchema<RowData>> createEncodingFormat(
             DynamicTableFactory.Context context, ReadableConfig options) {
         FactoryUtil.validateFactoryOptions(this, options);
+        if (options.get(ENCODING) != Encoding.AVRO) {
+            throw new ValidationException(String.format("Table %s: expected '%s' = 'avro', as no other is written.",
+                    context.getObjectIdentifier().asSummaryString(), ENCODING.key()));
+        }
         // The schema id tells whether these are the options of the key: a format is not told what it encodes.
         String keyId = context.getCatalogTable().getOptions().get("key." + IDENTIFIER + "." + SCHEMA_ID.key());
         boolean key = keyId != null && keyId.equals(String.valueOf(options.get(SCHEMA_ID)));
@@ -94,6 +110,6 @@ public final class FormatFactory implements DeserializationFormatFactory, Serial
             throw new ValidationException(String.format(
                     "Table %s: expected an Avro record in option '%s', found: %s", table, SCHEMA.key(), text));
         }
-        return new WireFormat(table, text, options.get(SCHEMA_ID));
+        return new WireFormat(table, text, options.get(SCHEMA_ID), options.get(ENCODING));
     }
 }

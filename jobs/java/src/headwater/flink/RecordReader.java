@@ -34,9 +34,8 @@ final class RecordReader implements DeserializationSchema<RowData> {
     private final int rawColumn;
     private final int arity;
     private final TypeInformation<RowData> produced;
-    private transient Composites.Record record;
     private transient Object[] zeros;
-    private transient WireInput in;
+    private transient Body body;
     private transient Counter undecodable;
     private transient Counter heartbeats;
 
@@ -73,8 +72,8 @@ final class RecordReader implements DeserializationSchema<RowData> {
     }
 
     private void prepare() {
-        record = Mapping.forReading(format.table(), format.schema(), columns);
-        in = new WireInput();
+        body = format.encoding() == FormatFactory.Encoding.JSON
+                ? new JsonBody(format, columns) : new AvroBody(format, columns);
         zeros = null;
         for (int i = 0; i < columns.getFieldCount(); i++) {
             if (!columns.getTypeAt(i).isNullable()) {
@@ -125,33 +124,25 @@ final class RecordReader implements DeserializationSchema<RowData> {
         if (id != format.schemaId()) {
             throw new BadRecord(1, "schema id " + format.schemaId(), Integer.toUnsignedString(id));
         }
-        readBody(message, WireFormat.HEADER_BYTES, row);
+        body.read(message, WireFormat.HEADER_BYTES, row);
     }
 
     /** Behind a header of whatever id, or, where that is no record, from the first byte. */
     private void readAny(byte[] message, GenericRowData row) {
         if (message.length >= WireFormat.HEADER_BYTES && message[0] == 0) {
             try {
-                readBody(message, WireFormat.HEADER_BYTES, row);
+                body.read(message, WireFormat.HEADER_BYTES, row);
                 return;
             } catch (BadRecord behindHeader) {
                 try {
-                    readBody(message, 0, row);
+                    body.read(message, 0, row);
                     return;
                 } catch (BadRecord bare) {
                     throw behindHeader;
                 }
             }
         }
-        readBody(message, 0, row);
-    }
-
-    private void readBody(byte[] message, int from, GenericRowData row) {
-        in.reset(message, from);
-        record.readInto(row, in);
-        if (in.remaining() > 0) {
-            throw in.bad("the end of the record", in.remaining() + " more bytes");
-        }
+        body.read(message, 0, row);
     }
 
     private void fillZeros(GenericRowData row) {

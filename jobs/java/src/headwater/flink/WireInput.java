@@ -2,11 +2,7 @@ package headwater.flink;
 
 import java.lang.invoke.MethodHandles;
 import java.lang.invoke.VarHandle;
-import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.charset.CharacterCodingException;
-import java.nio.charset.CodingErrorAction;
-import java.nio.charset.StandardCharsets;
 
 /**
  * Avro's binary encoding (specification 1.11, "Binary Encoding") read from one byte array.
@@ -17,7 +13,6 @@ import java.nio.charset.StandardCharsets;
 final class WireInput {
     private static final VarHandle INTS = MethodHandles.byteArrayViewVarHandle(int[].class, ByteOrder.LITTLE_ENDIAN);
     private static final VarHandle LONGS = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
-    private static final long HIGH_BITS = 0x8080808080808080L;
     // Deeper nesting than any schema of ours; far shallower than the stack.
     private static final int DEPTH_MAX = 64;
 
@@ -166,28 +161,7 @@ final class WireInput {
     }
 
     private void requireUtf8(int start, int length) {
-        int i = start;
-        int end = start + length;
-        for (; i + 8 <= end; i += 8) {
-            if (((long) LONGS.get(data, i) & HIGH_BITS) != 0) {
-                break;
-            }
-        }
-        while (i < end && data[i] >= 0) {
-            i++;
-        }
-        if (i < end) {
-            requireUtf8Slowly(start, i, end - i);
-        }
-    }
-
-    private void requireUtf8Slowly(int start, int from, int length) {
-        try {
-            StandardCharsets.UTF_8.newDecoder()
-                    .onMalformedInput(CodingErrorAction.REPORT)
-                    .onUnmappableCharacter(CodingErrorAction.REPORT)
-                    .decode(ByteBuffer.wrap(data, from, length));
-        } catch (CharacterCodingException notText) {
+        if (Utf8.firstBad(data, start, start + length) >= 0) {
             throw new BadRecord(start, "a string in UTF-8", "bytes that are not");
         }
     }
