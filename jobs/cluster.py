@@ -148,7 +148,21 @@ def send_by_table(environment: StreamTableEnvironment, statements: StatementSet,
             each.setUid(str(each.getName()).rpartition(".")[2])
         elif kind == "SinkTransformation":  # features_spending[15]
             each.setUid(str(each.getName()).partition("[")[0])
+        elif "Python" in str(each.getName()):
+            _apart_from_sources(each)
     return str(StreamExecutionEnvironment(found).execute_async(name).get_job_id())
+
+
+def _apart_from_sources(transformation: Any) -> None:
+    """Give the sources before a transformation threads of their own.
+
+    A function in Python may take many seconds for its first batch. In one chain with it the source stands still as
+    long, and takes a partition that it did not come to read for idle: its records would all be late.
+    """
+    never = gateway().jvm.org.apache.flink.streaming.api.operators.ChainingStrategy.NEVER
+    for each in transformation.getTransitivePredecessors():
+        if each.getClass().getSimpleName() == "SourceTransformation":
+            each.setChainingStrategy(never)
 
 
 def _all_of(transformations: Any) -> list[Any]:

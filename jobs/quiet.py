@@ -1,7 +1,7 @@
 """Event time in topics that have gone quiet goes on by the wall clock.
 
-A window closes when a later record comes; where none comes, its last rows would wait for ever. So a heartbeat a second
-is written to ``<topic>.clock``, a record of no value whose timestamp is
+A window closes when a later record comes; where none comes, its last rows would wait for ever. So a heartbeat a second,
+and fewer as the silence grows long, is written to ``<topic>.clock``, a record of no value whose timestamp is
 
     the newest event time of the topic, plus how long nothing has come, less ``QUIET_SECONDS``
 
@@ -25,6 +25,8 @@ __all__ = ["QUIET_SECONDS", "QuietTopics"]
 
 QUIET_SECONDS = 5.0  # as long as a partition takes to be idle to the features job, see jobs/submit.py
 _BEAT_SECONDS = 1.0
+# In a long silence a heartbeat comes after a 60th of it, at most a minute: each is a row of every view without windows.
+_BEAT_SHARE, _BEAT_SECONDS_MAX = 60, 60.0
 _CONFIRMED_MS = 3000
 
 
@@ -40,6 +42,8 @@ class _Silence:
         How long nothing has come.
     came : bool
         Whether something came since the last look.
+    next_seconds : float
+        How long it will have lasted at the next heartbeat.
     tail : float
         Until when heartbeats go on although records come again.
     """
@@ -47,13 +51,14 @@ class _Silence:
     reached_ms: int
     seconds: float = 0.0
     came: bool = False
+    next_seconds: float = 0.0
     tail: float = 0.0
 
     def now_ms(self) -> int:
         return self.reached_ms + int(max(0.0, self.seconds - QUIET_SECONDS) * 1e3)
 
     def end(self) -> None:
-        self.reached_ms, self.seconds = self.now_ms(), 0.0
+        self.reached_ms, self.seconds, self.next_seconds = self.now_ms(), 0.0, 0.0
 
 
 class QuietTopics:
@@ -102,10 +107,13 @@ class QuietTopics:
             else:
                 silence.seconds += passed
             silence.came = False
-            if silence.seconds > QUIET_SECONDS:
+            if silence.seconds <= QUIET_SECONDS:
                 # The job takes this long to see that the clock stands still again, and would wait for it.
+                due = now < silence.tail
+            elif due := silence.seconds >= silence.next_seconds:
+                silence.next_seconds = silence.seconds + min(silence.seconds / _BEAT_SHARE, _BEAT_SECONDS_MAX)
                 silence.tail = now + QUIET_SECONDS
-            if now < silence.tail:
+            if due:
                 self._beat(topic, silence)
 
     def close(self) -> None:

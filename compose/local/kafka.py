@@ -12,7 +12,7 @@ from compose.local.home import Home, PlatformError, write_text
 from compose.local.jars import jars
 from compose.local.java import java_command
 from compose.local.services import HOST, Service
-from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, TOPICS, Topic
+from schemas.topics import CLOCK_SUFFIX, DAY_MS, DLQ_SUFFIX, LATE_SUFFIX, TOPICS, Topic
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -155,7 +155,11 @@ def side_topics(topic: Topic) -> tuple[Topic, ...]:
         Topic(topic.name + suffix, topic.schema_id, key=topic.key, partitions=topic.partitions)
         for suffix in (DLQ_SUFFIX, LATE_SUFFIX)
     )
-    return (*aside, Topic(topic.name + CLOCK_SUFFIX, topic.schema_id, key="")) if topic.time else aside
+    return (
+        (*aside, Topic(topic.name + CLOCK_SUFFIX, topic.schema_id, key="", retention_ms=DAY_MS))
+        if topic.time
+        else aside
+    )
 
 
 def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:

@@ -177,7 +177,13 @@ def agreed(platform: Platform, repo: Path, newest: int) -> None:
         except ValueError as exc:  # nothing is archived yet
             assert time.monotonic() < deadline, exc  # noqa: PT017
         else:
-            assert time.monotonic() < deadline, found
+            assert time.monotonic() < deadline, (
+                found.mismatches,
+                found.missing,
+                found.by_feature["latest_payment__number"],
+                found.by_feature,
+                found.examples,
+            )
         time.sleep(1)
 
 
