@@ -25,10 +25,11 @@ from feast import StreamFeatureView
 
 from compose.local.home import Home, write_text
 from compose.projects import definitions_file
+from features.compiler.changes import changelog
 from features.compiler.definition import ANY, definition
 from features.compiler.flink import compile_view, events_table
 from features.compiler.function_text import text_of
-from features.compiler.sources import avro_schema, encoding, schema_id, stream_source, watermark_delay_ms
+from features.compiler.sources import avro_schema, encoding, row_schema, schema_id, stream_source, watermark_delay_ms
 from features.compiler.topics import feature_topic, join_key_fields, value_fields
 from features.compiler.transformations import transformed
 from jobs.generations import Begun, Letters
@@ -234,7 +235,7 @@ def plan(
 
 def _facts(view: StreamFeatureView) -> Facts:
     meaning, source, compiled = definition(view), stream_source(view), compile_view(view)
-    schema, written = avro_schema(source), encoding(source)
+    schema, row, written = avro_schema(source), row_schema(source), encoding(source)
     read = sorted({each.column for each in meaning.features} - {ANY} | {*meaning.latest, *meaning.keys})
     mapping = dict(source.field_mapping or {})
     paths = {name: column for column, name in mapping.items()}
@@ -245,6 +246,7 @@ def _facts(view: StreamFeatureView) -> Facts:
         "topic": source.kafka_options.topic,
         "schema": [schema_id(source), fingerprint(schema if written == "avro" else [written, schema])],
         "time": source.timestamp_field,
+        **({"changelog": changelog(source)} if changelog(source) else {}),
         "delay_ms": watermark_delay_ms(source),
         "mapping": mapping,
         "transformation": text_of(function.function)
@@ -253,7 +255,7 @@ def _facts(view: StreamFeatureView) -> Facts:
         "keys": {field.name: str(field.dtype) for field in join_key_fields(view)},
         "values": {field.name: str(field.dtype) for field in value_fields(view)},
         "columns": {
-            name: str(function.outputs[name]) if function else _avro_at(schema, paths.get(name, name)) for name in read
+            name: str(function.outputs[name]) if function else _avro_at(row, paths.get(name, name)) for name in read
         },
         "windows": {
             each.name: [each.function, each.column, each.window_ms, each.slide_ms] for each in meaning.features
@@ -317,6 +319,8 @@ def _changes(old: Facts, new: Facts) -> Iterable[str]:
     for key, what in (("source", "source"), ("topic", "topic"), ("time", "event time"), ("mapping", "field mapping")):
         if old[key] != new[key]:
             yield f"~ {what}: {old[key] or 'none'} -> {new[key] or 'none'}"
+    if old.get("changelog") != new.get("changelog"):
+        yield f"~ changelog: {old.get('changelog') or 'none'} -> {new.get('changelog') or 'none'}"
     for key, what in (("hop_ms", "tiles of"), ("delay_ms", "records may be late by")):
         if old[key] != new[key]:
             yield f"~ {what}: {_span(old[key])} -> {_span(new[key])}"
@@ -340,6 +344,10 @@ def _why_begins(old: Facts, new: Facts) -> str:
     """Why a changed view cannot go on from what there is of it; empty where it can."""
     if (old["source"], old["topic"]) != (new["source"], new["topic"]):
         return f"it reads {new['topic']} by {new['source']}, and not {old['topic']} by {old['source']}"
+    if old.get("changelog") != new.get("changelog"):
+        return "it takes the records of its topic otherwise"
+    if new.get("changelog") and old["schema"] != new["schema"]:
+        return "the rows that may be taken back are kept whole, and would be misread"
     if old["windows"] and new["windows"]:
         if any(old[key] != new[key] for key in ("keys", "hop_ms", "windows", "columns")):
             return "its windows are kept in another form, and would be misread"

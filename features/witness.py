@@ -9,6 +9,7 @@ only agree by being right. The rules are those of :mod:`features.compiler.defini
 - A window holds *records*, whether their column is null or not.
 - A key of which a part is null is no key: its events belong to no row.
 - A view without windows has a row for each event; of equal times the later in topic order is the newer.
+- Of a table that changes, an aggregate is over the versions of rows that stand, see :mod:`features.versions`.
 """
 
 from collections.abc import Mapping
@@ -20,11 +21,11 @@ from numpy.typing import NDArray
 
 from features.aggregates import Column
 from features.compiler.definition import ANY, Definition
+from features.versions import NEVER, Versions
 
 __all__ = ["newest", "rows"]
 
 EVENT_TIME = "event_time"
-NEVER = np.iinfo(np.int64).max
 
 Ints = NDArray[np.int64]
 
@@ -36,7 +37,9 @@ def rows(definition: Definition, events: pd.DataFrame, until_ms: int | None = No
     ----------
     definition : Definition
     events : DataFrame
-        ``event_time`` as int64 epoch milliseconds, the join keys, the columns aggregated; in topic order.
+        ``event_time`` as int64 epoch milliseconds, the join keys, the columns aggregated; in topic order. Of changes,
+        the versions of rows with their own event time, and ``since`` and ``until`` as
+        :func:`features.versions.standing` has them.
     until_ms : int, optional
         Rows up to this time alone: the watermark never passed those after it.
 
@@ -47,9 +50,11 @@ def rows(definition: Definition, events: pd.DataFrame, until_ms: int | None = No
         one time, in topic order.
     """
     until = NEVER if until_ms is None else until_ms
+    if definition.of_changes:
+        return _of_changes(definition, events, until)
     log = _Log(definition, events)
     if definition.features:
-        codes, times = _row_times(definition, log, until)
+        codes, times = _row_times(definition, *_closes(definition, log.codes, log.times), until)
         values = _aggregated(definition, log, codes, times)
     else:
         places = np.flatnonzero(log.times <= until)
@@ -76,7 +81,14 @@ def newest(definition: Definition, events: pd.DataFrame, keys: pd.DataFrame, at_
     -------
     DataFrame
         Indexed like `keys`: the row's ``event_time`` as Int64, and the features. All null where there is no row.
+
+    Raises
+    ------
+    ValueError
+        For a view of changes.
     """
+    if definition.of_changes:
+        raise ValueError(f"view {definition.name!r}: expected records that are rows, got changes of rows")
     asked = pd.Series(at_ms).astype("Int64")
     at = asked.fillna(0).to_numpy().astype(np.int64)
     log = _Log(definition, events, keys)
@@ -173,12 +185,40 @@ def _due(definition: Definition, row: Ints, event: Ints) -> Ints:
     return due
 
 
-def _row_times(definition: Definition, log: _Log, until: int) -> tuple[Ints, Ints]:
-    """Key number and time of every row, in that order: closes of active tiles, and the walk from each to the next."""
-    closes = _ceil(log.times, definition.hop_ms)
+def _closes(definition: Definition, codes: Ints, times: Ints) -> tuple[Ints, Ints, Ints]:
+    """Key number, close and newest time of each active tile, of what is ordered by key and time."""
+    closes = _ceil(times, definition.hop_ms)
     last = np.ones(len(closes), dtype=bool)  # of its key and tile
-    last[:-1] = (log.codes[1:] != log.codes[:-1]) | (closes[1:] != closes[:-1])
-    codes, row, event = log.codes[last], closes[last], log.times[last]
+    last[:-1] = (codes[1:] != codes[:-1]) | (closes[1:] != closes[:-1])
+    return codes[last], closes[last], times[last]
+
+
+def _of_changes(definition: Definition, events: pd.DataFrame, until: int) -> pd.DataFrame:
+    """Every row over a table that changes: at the closes of tiles in which a change takes effect, and from there on."""
+    log = Versions(_numbered(events[list(definition.keys)]), events)
+    codes, times = log.changes()
+    order = np.lexsort((times, codes))
+    codes, closes, _ = _closes(definition, codes[order], times[order])
+    longest = max(each.window_ms for each in definition.features)
+    codes, times = _row_times(definition, codes, closes, log.newest(codes, closes, longest), until)
+    values: dict[str, Any] = {}
+    for window in {each.window_ms for each in definition.features}:
+        among = [each for each in definition.features if each.window_ms == window]
+        values |= log.over(among, codes, times, window)
+    keys = {key: log.events[key].array.take(log.start(codes)) for key in definition.keys}
+    return pd.DataFrame(keys | {EVENT_TIME: times} | {each.name: values[each.name] for each in definition.features})
+
+
+def _row_times(definition: Definition, codes: Ints, row: Ints, event: Ints, until: int) -> tuple[Ints, Ints]:
+    """Key number and time of every row, in that order: closes of active tiles, and the walk from each to the next.
+
+    Parameters
+    ----------
+    definition : Definition
+    codes, row, event : ndarray
+        Key number and close of each active tile, in that order, and the time of the newest event there.
+    until : int
+    """
     following = np.full(len(row), NEVER)
     following[:-1] = np.where(codes[1:] == codes[:-1], row[1:], NEVER)
     found = [(codes[row <= until], row[row <= until])]

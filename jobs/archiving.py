@@ -10,7 +10,7 @@ dies, the next archiver starts where the table ends. The order of a flush:
 Dead letters have no such anchor: one at the very end of a topic, or of a batch whose insert did not happen, is read and
 written again after a restart. Their readers take the coordinates in the headers (topic, partition, offset, job) as key.
 Records without value (heartbeats) are not rows, nor are those that a job writes without a key (progress rows); those at
-the end of a partition are re-read too.
+the end of a partition are re-read too. In an upsert topic, a key without value is a row: it deletes the one of its key.
 """
 
 import logging
@@ -26,10 +26,22 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from jobs.quiet import QuietTopics
+from schemas.batch import TIMESTAMP as MILLISECONDS
 from schemas.batch import BatchDecoder, RecordDecoder, nulls_through
 from schemas.codec import DecodeError
 from schemas.json_batch import JsonBatchDecoder
-from schemas.tables import DATABASE, OFFSET, PARTITION, columns, create_table, table_name
+from schemas.tables import (
+    DATABASE,
+    DELETED,
+    KEY,
+    OFFSET,
+    PARTITION,
+    TIMESTAMP,
+    UPSERT,
+    columns,
+    create_table,
+    table_name,
+)
 from schemas.topics import DLQ_SUFFIX, WITH_PROGRESS, Topic
 
 __all__ = ["STORE_ERRORS", "ArchiveError", "Archiver", "Limits", "prepare_tables", "table_positions"]
@@ -68,12 +80,12 @@ class Limits:
 class _Batch:
     """Records of one topic, by column."""
 
-    values: list[bytes] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
     partitions: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
 
-    def add(self, message: Message, value: bytes) -> None:
+    def add(self, message: Message, value: bytes | None) -> None:
         self.values.append(value)
         self.partitions.append(message.partition() or 0)
         self.offsets.append(message.offset() or 0)
@@ -97,7 +109,7 @@ def prepare_tables(client: Client, topics: Iterable[Topic], database: str = DATA
             parameters={"d": database, "t": name},
         ).result_rows
         present = {str(column): str(kind) for column, kind in found}
-        for column, kind in columns(topic.schema).items():
+        for column, kind in columns(topic.schema, topic.changelog).items():
             if column not in present:
                 client.command(f"ALTER TABLE `{database}`.`{name}` ADD COLUMN `{column}` {kind}")
             elif present[column].replace("`", "") != kind.replace("`", ""):
@@ -267,27 +279,33 @@ class Archiver:
             return
         name, value = place[0], message.value()
         self._next[place] = offset + 1
-        if value is None or (message.key() is None and name.startswith(WITH_PROGRESS)):
+        keyless = message.key() is None
+        is_change = value is not None or (self._topics[name].changelog == UPSERT and not keyless)
+        if not is_change or (keyless and name.startswith(WITH_PROGRESS)):
             self.counts["skipped"] += 1
             return
         if not self._rows:
             self._oldest = self._clock()
         self._batches.setdefault(name, _Batch()).add(message, value)
         self._rows += 1
-        self._bytes += len(value)
+        self._bytes += len(value or b"")
 
     def _decode(self, name: str, batch: _Batch) -> pa.Table:
-        decoded, bad = self._decoders[name].decode(batch.values)
-        partitions, offsets = batch.partitions, batch.offsets
-        if bad:
-            dropped = {index for index, _ in bad}
-            kept = [index for index in range(len(partitions)) if index not in dropped]
-            partitions, offsets = [partitions[i] for i in kept], [offsets[i] for i in kept]
-            for index, error in bad:
-                self._bury(batch.messages[index], error)
+        places = [index for index, each in enumerate(batch.values) if each is not None]
+        decoded, bad = self._decoders[name].decode([each for each in batch.values if each is not None])
+        for index, error in bad:
+            self._bury(batch.messages[places[index]], error)
+        dropped = {places[index] for index, _ in bad}
+        places = [index for index in places if index not in dropped] if bad else places
         table = pa.Table.from_arrays([nulls_through(each) for each in decoded.columns], names=decoded.schema.names)
-        table = table.append_column(PARTITION, pa.array(partitions, pa.int32()))
-        return table.append_column(OFFSET, pa.array(offsets, pa.int64()))
+        if deleted := [index for index, each in enumerate(batch.values) if each is None]:
+            nulls = [nulls_through(pa.nulls(len(deleted), each.type)) for each in table.schema]
+            table = pa.concat_tables([table, pa.Table.from_arrays(nulls, names=table.schema.names)])
+            places += deleted
+        if self._topics[name].changelog:
+            table = _with_change(table, [batch.messages[index] for index in places])
+        table = table.append_column(PARTITION, pa.array([batch.partitions[i] for i in places], pa.int32()))
+        return table.append_column(OFFSET, pa.array([batch.offsets[i] for i in places], pa.int64()))
 
     def _bury(self, message: Message, error: DecodeError) -> None:
         name, timestamp = message.topic() or "", message.timestamp()[1]
@@ -347,6 +365,13 @@ class Archiver:
 def _decoder(topic: Topic) -> RecordDecoder:
     decoder = JsonBatchDecoder if topic.encoding == "json" else BatchDecoder
     return decoder(topic.schema, topic.schema_id)
+
+
+def _with_change(table: pa.Table, messages: Sequence[Message]) -> pa.Table:
+    """A table of changes with what says whose they are, of when, and whether they delete."""
+    table = table.append_column(KEY, pa.array([each.key() for each in messages], pa.binary()))
+    table = table.append_column(TIMESTAMP, pa.array([each.timestamp()[1] for each in messages], MILLISECONDS))
+    return table.append_column(DELETED, pa.array([each.value() is None for each in messages], pa.bool_()))
 
 
 def _delivered(error: KafkaError | None, message: Message) -> None:

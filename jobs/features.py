@@ -23,15 +23,21 @@ from feast import StreamFeatureView
 from feast.data_source import KafkaSource
 from pyflink.table import StatementSet, StreamTableEnvironment
 
-from features.compiler.flink import TILES, compile_view, generation_of
+from features.compiler.changes import changelog
+from features.compiler.flink import CHANGED_TILES, CHANGES, TILES, compile_view, generation_of
 from features.compiler.sources import archived_topic, stream_source, watermark_delay_ms
 from features.compiler.topics import entity_codec, feature_topic
+from jobs.changes import change_source, set_changes_aside
 from jobs.tables import Broker, event_source, failed_aside, set_aside, sink
 from jobs.vectorised import register_function
 
 __all__ = ["Generations", "build", "declare_source"]
 
-_TILES_CLASS = "headwater.flink.tiles.TileFeatures"
+_FUNCTIONS = {
+    TILES: "headwater.flink.tiles.TileFeatures",
+    CHANGES: "headwater.flink.RowChanges",
+    CHANGED_TILES: "headwater.flink.tiles.ChangedTiles",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ def build(
 ) -> StatementSet:
     """The job's statements: every source once a generation, a sink for what cannot be used, and one for each view."""
     given, views = generations or Generations(), list(views)
-    environment.execute_sql(f"CREATE TEMPORARY SYSTEM FUNCTION IF NOT EXISTS {TILES} AS '{_TILES_CLASS}' LANGUAGE JAVA")
+    for name, java in _FUNCTIONS.items():
+        environment.execute_sql(f"CREATE TEMPORARY SYSTEM FUNCTION IF NOT EXISTS {name} AS '{java}' LANGUAGE JAVA")
     statements = environment.create_statement_set()
     for source, generation, read in _readings(views, given):
         own, letters = replace(broker, generation=generation), given.letters.get(source.name, 0)
@@ -101,10 +108,14 @@ def declare_source(
     late: bool = True,
 ) -> None:
     """Declare a Kafka source's tables and add the statement that sets aside its records that cannot be used."""
-    topic, table = archived_topic(source), generation_of(source.name, broker.generation)
-    declared = event_source(broker, table, topic, source.timestamp_field, watermark_delay_ms(source), shift_ms)
+    if changelog(source):
+        declared, aside = change_source(broker, source), set_changes_aside(broker, source, dead, late)
+    else:
+        topic, table = archived_topic(source), generation_of(source.name, broker.generation)
+        declared = event_source(broker, table, topic, source.timestamp_field, watermark_delay_ms(source), shift_ms)
+        aside = set_aside(broker, table, topic.name, dead, late)
     for ddl in declared:
         environment.execute_sql(ddl)
-    ddl, insert = set_aside(broker, table, topic.name, dead, late)
+    ddl, insert = aside
     environment.execute_sql(ddl)
     statements.add_insert_sql(insert)

@@ -11,20 +11,23 @@ from confluent_kafka import Message
 from feast import StreamFeatureView
 
 from features.comparison import SCALED, Parity, compare_rows, magnitudes, together
+from features.compiler.changes import TIME
 from features.compiler.clickhouse import SETTINGS, CompiledHistory, compile_history
+from features.compiler.clickhouse_changes import changes_of
 from features.compiler.definition import ANY, Definition, definition
 from features.compiler.flink import ROWTIME
 from features.compiler.sources import sql_path, stream_source
 from features.compiler.topics import EVENT_TIME, feature_topic
 from features.offline.history import archive_of, check, settled_ms
 from features.offline.transformed import transformed
+from features.versions import standing
 from features.witness import rows
 from jobs.generations import Begun
 from jobs.reading import TopicReader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
-from schemas.topics import LATE_SUFFIX
+from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX
 
-__all__ = ["Served", "late_places", "records_of", "verify_rows"]
+__all__ = ["Served", "places_aside", "records_of", "verify_rows"]
 
 Places = frozenset[tuple[int, int]]
 
@@ -106,17 +109,20 @@ def verify_rows(
     return Served(records, served, late, together(parities))
 
 
-def late_places(kafka: str, topic: str, generation: int = 0) -> Places:
-    """Partition and offset of the records of a topic that were set aside as late when it was read in a generation."""
+def places_aside(kafka: str, topic: str, suffix: str, generation: int | None = None) -> Places:
+    """Partition and offset of the records of a topic that were set aside in the topic with that suffix.
+
+    With a generation only those that it set aside: what is late is, what cannot be decoded is not a matter of that.
+    """
     found: set[tuple[int, int]] = set()
 
     def take(messages: list[Message]) -> None:
         for each in messages:
             headers = dict(cast(list[tuple[str, bytes]], each.headers() or []))
-            if int(headers.get("headwater.generation", b"0")) == generation:
+            if generation is None or int(headers.get("headwater.generation", b"0")) == generation:
                 found.add((int(headers["headwater.partition"]), int(headers["headwater.offset"])))
 
-    reader = TopicReader(kafka, [topic + LATE_SUFFIX])
+    reader = TopicReader(kafka, [topic + suffix])
     try:
         reader.read(take)
     finally:
@@ -150,19 +156,40 @@ def records_of(
         order: what :mod:`features.witness` takes.
     late : int
     """
-    compiled = compile_history(view, archive_of(client, view), start_ms, end_ms)
+    archive, topic, meaning = archive_of(client, view), stream_source(view).kafka_options.topic, definition(view)
+    if meaning.of_changes:
+        return _versions_of(client, kafka, view, generation)
+    compiled = compile_history(view, archive, start_ms, end_ms)
     check(client, compiled)
-    found = transformed(client, compiled) if compiled.function else _records(client, compiled, definition(view))
-    events = found[~_among(found, late_places(kafka, stream_source(view).kafka_options.topic, generation))]
+    if compiled.function:
+        found = transformed(client, compiled)
+    else:
+        found = _records(client, compiled, meaning, f"toUnixTimestamp64Milli(`{ROWTIME}`) + 1")
+    events = found[~_among(found, places_aside(kafka, topic, LATE_SUFFIX, generation))]
     return events, len(found) - len(events)
 
 
-def _records(client: Client, compiled: CompiledHistory, meaning: Definition) -> pd.DataFrame:
+def _versions_of(client: Client, kafka: str, view: StreamFeatureView, generation: int) -> tuple[pd.DataFrame, int]:
+    """The same of changes: all of them, as any may have made a row that stands; which stood when is told by pandas."""
+    archive, topic = archive_of(client, view), stream_source(view).kafka_options.topic
+    compiled = compile_history(view, archive)
+    check(client, compiled)
+    changes = client.query_df(changes_of(view, archive), settings=dict(compiled.settings))
+    rows = _records(client, compiled, definition(view), f"toUnixTimestamp64Milli(`{TIME}`)")
+    if changes.empty:
+        return rows.assign(since=0, until=0), 0
+    late = _among(changes, places_aside(kafka, topic, LATE_SUFFIX, generation))
+    usable = changes[~late & ~_among(changes, places_aside(kafka, topic, DLQ_SUFFIX))]
+    stood = standing(usable).join(usable[[PARTITION, OFFSET]])
+    return rows.merge(stood, on=[PARTITION, OFFSET], how="inner"), int(late.sum())
+
+
+def _records(client: Client, compiled: CompiledHistory, meaning: Definition, time: str) -> pd.DataFrame:
     """Keys, columns and event time of the records behind the view's transformation, in topic order."""
     columns = {*meaning.keys, *meaning.latest, *(each.column for each in meaning.features)} - {ANY}
     listed = ", ".join(f"{sql_path(name)} AS `{name}`" for name in sorted(columns))
     frame = client.query_df(
-        f"SELECT {listed}, toUnixTimestamp64Milli(`{ROWTIME}`) + 1 AS `{EVENT_TIME}`, `{PARTITION}`, `{OFFSET}` "
+        f"SELECT {listed}, {time} AS `{EVENT_TIME}`, `{PARTITION}`, `{OFFSET}` "
         f"FROM ({compiled.input}) ORDER BY `{PARTITION}`, `{OFFSET}`",
         settings=dict(compiled.settings),
     )

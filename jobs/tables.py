@@ -2,7 +2,8 @@
 
 Three kinds of table, and what each is for:
 
-- an event table (:func:`event_source`) yields good records and heartbeats; :func:`set_aside` takes the others;
+- an event table (:func:`event_source`) yields good records and heartbeats; :func:`set_aside` takes the others; what
+  they are where records are changes of rows is in :mod:`jobs.changes`;
 - a feature or control table (:func:`versioned_source`) is a changelog with a key: the right side of a temporal join;
 - a sink (:func:`sink`) writes exactly once, with the event time as the record's timestamp.
 """
@@ -18,12 +19,14 @@ from schemas.codec import Codec, field_kinds
 from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, Topic
 
 __all__ = [
+    "USABLE",
     "Broker",
     "avro_columns",
     "encoded_sink",
     "epoch_seconds",
     "event_source",
     "failed_aside",
+    "records_table",
     "set_aside",
     "sink",
     "sql_type",
@@ -158,36 +161,68 @@ def event_source(
     shift_ms : int
         How far ``rowtime`` lies before event time: 1 where windows read it, which makes them open on the left.
     """
-    usable = avro_columns(topic.schema)
-    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in usable.items())
-    delay = interval(delay_ms + 1)  # records of the same millisecond are not late
-    read = f"{topic.name};{topic.name}{CLOCK_SUFFIX}" if broker.idle else topic.name
-    options = {**_reader(broker, read), **_value(topic)}
-    records = (
-        f"CREATE TEMPORARY TABLE {table}_records (\n  {columns},\n"
-        "  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
-        "  `kafka_topic` STRING METADATA FROM 'topic' VIRTUAL,\n"
-        "  `kafka_partition` INT METADATA FROM 'partition' VIRTUAL,\n"
-        "  `kafka_offset` BIGINT METADATA FROM 'offset' VIRTUAL,\n"
-        "  `decode_error` STRING METADATA FROM 'value.error' VIRTUAL,\n"
-        "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
-        # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
-        f"  `rowtime` AS COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`) - {interval(shift_ms)},\n"
-        f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
-    )
-    names = ", ".join(f"`{column}`" for column in usable)
+    # Heartbeats and dead letters have no event time of their own: the broker's record timestamp stands in.
+    rowtime = f"COALESCE(CAST(`{time}` AS TIMESTAMP_LTZ(3)), `kafka_time`)"
+    records = records_table(broker, table, topic, rowtime, delay_ms, shift_ms)
+    names = ", ".join(f"`{column}`" for column in avro_columns(topic.schema))
     events = (
         f"CREATE TEMPORARY VIEW {table}_events AS SELECT {names}, `kafka_topic`, `rowtime` FROM {table}_records "
-        f"WHERE {_USABLE}"
+        f"WHERE {USABLE}"
     )
     arrival = (
-        f"CASE WHEN NOT ({_USABLE}) THEN {SET_ASIDE} WHEN `record_bytes` IS NULL THEN {HEARTBEAT} ELSE {RECORD} END"
+        f"CASE WHEN NOT ({USABLE}) THEN {SET_ASIDE} WHEN `record_bytes` IS NULL THEN {HEARTBEAT} ELSE {RECORD} END"
     )
     arrivals = (
         f"CREATE TEMPORARY VIEW {arrivals_table(table)} AS SELECT {names}, {arrival} AS `headwater_arrival`, "
         f"`record_bytes`, `kafka_partition`, `kafka_offset`, `kafka_time`, `rowtime` FROM {table}_records"
     )
     return [records, events, arrivals]
+
+
+def records_table(
+    broker: Broker,
+    table: str,
+    topic: Topic,
+    rowtime: str,
+    delay_ms: int,
+    shift_ms: int,
+    error: str = "",
+    key: str = "",
+) -> str:
+    """DDL of ``<table>_records``: everything in a topic, with what is known of each record.
+
+    Parameters
+    ----------
+    broker, table, topic, delay_ms, shift_ms
+        See :func:`event_source`.
+    rowtime : str
+        SQL of a record's time.
+    error : str
+        SQL that says of a record that does decode, ``format_error`` being null, why it cannot be used; null if it can.
+    key : str
+        Column for the record's key, bytes; empty where nobody asks for it.
+    """
+    declared = {key: "BYTES"} | avro_columns(topic.schema) if key else avro_columns(topic.schema)
+    columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in declared.items())
+    delay = interval(delay_ms + 1)  # records of the same millisecond are not late
+    read = f"{topic.name};{topic.name}{CLOCK_SUFFIX}" if broker.idle and topic.time else topic.name
+    options = {**_reader(broker, read), **_value(topic)}
+    if key:
+        options |= {"key.format": "raw", "key.fields": key, "value.fields-include": "EXCEPT_KEY"}
+    problem = "`decode_error` STRING METADATA FROM 'value.error' VIRTUAL"
+    if error:
+        problem = f"`format_error` STRING METADATA FROM 'value.error' VIRTUAL,\n  `decode_error` AS {error}"
+    return (
+        f"CREATE TEMPORARY TABLE {table}_records (\n  {columns},\n"
+        "  `kafka_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,\n"
+        "  `kafka_topic` STRING METADATA FROM 'topic' VIRTUAL,\n"
+        "  `kafka_partition` INT METADATA FROM 'partition' VIRTUAL,\n"
+        "  `kafka_offset` BIGINT METADATA FROM 'offset' VIRTUAL,\n"
+        "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
+        f"  {problem},\n"
+        f"  `rowtime` AS {rowtime} - {interval(shift_ms)},\n"
+        f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
+    )
 
 
 def travelling_source(broker: Broker, table: str, topic: Topic, only: Sequence[str], time: str = "event_time") -> str:
@@ -257,10 +292,17 @@ def epoch_seconds(time: str) -> str:
 
 
 _WATERMARK = "CURRENT_WATERMARK(`rowtime`)"
-_USABLE = f"`decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
+USABLE = f"`decode_error` IS NULL AND ({_WATERMARK} IS NULL OR `rowtime` > {_WATERMARK})"
 
 
-def set_aside(broker: Broker, table: str, name: str, dead: bool = True, late: bool = True) -> list[str]:
+def set_aside(
+    broker: Broker,
+    table: str,
+    name: str,
+    dead: bool = True,
+    late: bool = True,
+    is_record: str = "`record_bytes` IS NOT NULL",
+) -> list[str]:
     """DDL of a sink and the INSERT that fills it: the records of ``<table>_records`` that cannot be used.
 
     Undecodable ones go to ``<topic>.dlq``, late ones to ``<topic>.late``: original bytes, where they lay, and why.
@@ -275,6 +317,9 @@ def set_aside(broker: Broker, table: str, name: str, dead: bool = True, late: bo
     dead, late : bool
         Which of the two. Undecodable ones are the same however often a topic is read, and are to be written once; which
         ones come too late is of each generation that reads it, whose number is in the letter.
+    is_record : str
+        SQL that tells records from heartbeats; those that are repeated are behind the watermark, and nothing is lost
+        with them.
     """
     why = f"CONCAT('late: event time ', CAST(`rowtime` AS STRING), ', watermark ', CAST({_WATERMARK} AS STRING))"
     headers = _headers(broker, "`kafka_topic`", f"COALESCE(`decode_error`, {why})")
@@ -284,10 +329,7 @@ def set_aside(broker: Broker, table: str, name: str, dead: bool = True, late: bo
         _aside(broker, table, name),
         f"INSERT INTO {table}_aside SELECT `record_bytes`, "
         f"CASE WHEN `decode_error` IS NULL THEN '{name}{LATE_SUFFIX}' ELSE '{name}{DLQ_SUFFIX}' END, {headers}, "
-        "`kafka_time` "
-        # Heartbeats have no bytes; those that are repeated are behind the watermark, and nothing is lost with them.
-        f"FROM {table}_records WHERE `record_bytes` IS NOT NULL "
-        f"AND ({' OR '.join(undecodable + behind)})",
+        f"`kafka_time` FROM {table}_records WHERE {is_record} AND ({' OR '.join(undecodable + behind)})",
     ]
 
 

@@ -6,10 +6,26 @@ from typing import Any
 from schemas.codec import field_kinds
 from schemas.topics import Topic
 
-__all__ = ["DATABASE", "OFFSET", "PARTITION", "column_type", "columns", "create_table", "order_by", "table_name"]
+__all__ = [
+    "DATABASE",
+    "DELETED",
+    "KEY",
+    "OFFSET",
+    "PARTITION",
+    "TIMESTAMP",
+    "UPSERT",
+    "column_type",
+    "columns",
+    "create_table",
+    "order_by",
+    "table_name",
+]
 
 DATABASE = "headwater"
 PARTITION, OFFSET = "_partition", "_offset"
+# Of a topic of changes: the record's key, its timestamp, and whether its value was null.
+KEY, TIMESTAMP, DELETED = "_key", "_timestamp", "_deleted"
+UPSERT = "upsert"  # the changelog whose null values are changes
 _TIMES = ("event_time", "window_end")
 _PRIMITIVES = {
     "string": "String",
@@ -80,16 +96,21 @@ def _scalar(avro: Any, kind: str) -> str:
     raise TypeError(f"expected an Avro type, got {avro}")
 
 
-def columns(schema: Mapping[str, Any]) -> dict[str, str]:
+def columns(schema: Mapping[str, Any], changelog: str = "") -> dict[str, str]:
     """Names and types of a table's columns, the record's coordinates in Kafka last.
 
-    A field of a type that has no column, a union of several types or a record within itself, is left out.
+    A field of a type that has no column, a union of several types or a record within itself, is left out. Where null
+    values are changes, every column can be null.
     """
-    return field_kinds(schema, column_type)[0] | {PARTITION: "Int32", OFFSET: "Int64"}
+    kinds = field_kinds(schema, lambda avro: column_type(avro, in_null=changelog == UPSERT))[0]
+    of_changes = {KEY: "Nullable(String)", TIMESTAMP: "DateTime64(3, 'UTC')", DELETED: "Bool"} if changelog else {}
+    return kinds | of_changes | {PARTITION: "Int32", OFFSET: "Int64"}
 
 
-def order_by(schema: Mapping[str, Any]) -> list[str]:
-    """Event time, where the record has it, then the coordinates."""
+def order_by(schema: Mapping[str, Any], changelog: str = "") -> list[str]:
+    """Event time, where the record has it, then the coordinates; of changes their time."""
+    if changelog:
+        return [TIMESTAMP, PARTITION, OFFSET]
     times = [name for name, kind in columns(schema).items() if kind.startswith("DateTime64")]
     first = next((name for name in _TIMES if name in times), times[0] if times else None)
     return [*([first] if first else []), PARTITION, OFFSET]
@@ -101,8 +122,8 @@ def create_table(topic: Topic, database: str = DATABASE) -> str:
     Blocks inserted before are recognised by their content and skipped, so that a client that sends a block again,
     because it never saw the answer, does not write it twice.
     """
-    listed = ", ".join(f"`{name}` {kind}" for name, kind in columns(topic.schema).items())
-    ordered = ", ".join(f"`{name}`" for name in order_by(topic.schema))
+    listed = ", ".join(f"`{name}` {kind}" for name, kind in columns(topic.schema, topic.changelog).items())
+    ordered = ", ".join(f"`{name}`" for name in order_by(topic.schema, topic.changelog))
     return (
         f"CREATE TABLE IF NOT EXISTS `{database}`.`{table_name(topic.name)}` ({listed}) "
         f"ENGINE = MergeTree ORDER BY ({ordered}) SETTINGS non_replicated_deduplication_window = 100"

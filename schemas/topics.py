@@ -60,6 +60,8 @@ class Topic:
         The Avro schema where it is generated from a Feast repo; otherwise ``schemas/avro/<name>.avsc`` holds it.
     time : str
         Of somebody else's events: the field of their event time, which goes on by the wall clock where none come.
+    changelog : str
+        How its records are changes of rows, see :mod:`features.compiler.changes`; empty where each is a row of its own.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Topic:
     encoding: Encoding = "avro"
     definition: dict[str, Any] | None = field(default=None, hash=False)
     time: str = ""
+    changelog: str = ""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def topics_to_json(topics: Iterable[Topic]) -> str:
                 "encoding": each.encoding,
                 "definition": each.schema,
                 "time": each.time,
+                "changelog": each.changelog,
             }
             for each in topics
         ]
@@ -142,6 +146,7 @@ def topics_from_json(text: str) -> list[Topic]:
             encoding=each.get("encoding", "avro"),
             definition=each["definition"],
             time=each.get("time", ""),
+            changelog=each.get("changelog", ""),
         )
         for each in json.loads(text)
     ]

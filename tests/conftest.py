@@ -1,10 +1,15 @@
 """A real platform for tests: started once a session, on free ports, in a directory of its own."""
 
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 
+import clickhouse_connect
 import pytest
+from clickhouse_connect.driver.client import Client
 
 from compose.local.platform import Platform, Running, memory_bytes
 
@@ -23,6 +28,25 @@ def platform(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
         finally:
             if (running := Running.find(started.home)) is not None:
                 measured |= {f"{name}_mb": size / 2**20 for name, size in memory_bytes(running).items()}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """An empty archive: ClickHouse alone."""
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        port = each.getsockname()[1]
+    command = [sys.executable, "-m", "compose.local.clickhouse", "--port", str(port)]
+    command += ["--directory", str(tmp_path_factory.mktemp("chdb"))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert "ready" in process.stdout.readline()
+    with clickhouse_connect.get_client(host="127.0.0.1", port=port) as found:
+        found.command("CREATE DATABASE headwater")
+        yield found
+    process.terminate()
+    assert process.wait(15) == 0
+    process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ It reads the archive of the view's topic (:mod:`schemas.tables`), which holds ev
 - A window is a frame over these rows: the states of its active tiles are merged, those of the repeats are not. Long
   windows are made of two halves; see :class:`_Windows`.
 
+Of a table that changes the steps after ``input`` are others, see :mod:`features.compiler.clickhouse_changes`.
+
 The same SQL text has to mean the same to both engines. ``settings`` bring ClickHouse close to the standard: names are
 those of the table and not of the SELECT's own aliases, a cast keeps null, a join fills up with null. What remains:
 ClickHouse divides integers to a fraction, has no types called STRING or BYTES (VARCHAR is understood by both), and its
@@ -32,7 +34,9 @@ from typing import Literal
 from feast import StreamFeatureView
 
 from features.compiler import flink
-from features.compiler.definition import ANY, Definition, Feature, definition, percentile
+from features.compiler.clickhouse_aggregates import ARGUMENTS, IN_ORDER, aggregate, merged, parts, value
+from features.compiler.clickhouse_changes import NEVER, plain_of, versions_of, windowed
+from features.compiler.definition import ANY, Definition, definition
 from features.compiler.row_times import multiple, row_times
 from features.compiler.sources import avro_schema, sql_path, stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, WATERMARK, UnsupportedViewError, entity_schema, feature_schema
@@ -54,26 +58,7 @@ SETTINGS: Mapping[str, int] = MappingProxyType(
     }
 )
 LONG_TILES = 64  # windows of more are cut in two
-_NEVER = "toInt64(9223372036854775807)"
-# State and merge of a function; 14 bits keep a tile's sketch under 16 kB, with an error of 0.8 %.
-_AGGREGATES = {
-    "sum": ("sum", "toNullable({0})"),
-    "sum_of_floats": ("sumKahan", "toNullable(toFloat64({0}))"),
-    "sum_with_infinities": ("sum", "toNullable(toFloat64({0}))"),
-    "count": ("count", "toNullable({0})"),
-    "min": ("min", "toNullable({0})"),
-    "max": ("max", "toNullable({0})"),
-    "count_distinct": ("uniqExact", "toNullable({0})"),
-    "approx_count_distinct": ("uniqCombined64(14)", "toNullable({0})"),
-    "stddev": ("stddevSampStable", "toNullable(toFloat64({0}))"),
-    "var": ("varSampStable", "toNullable(toFloat64({0}))"),
-    "first": ("argMin", "toNullable({0}), (hw_ms, hw_partition, hw_offset)"),
-    "last": ("argMax", "toNullable({0}), (hw_ms, hw_partition, hw_offset)"),
-    "array": ("groupArray", "{0}"),
-}
-_IN_ORDER = ("first", "last")
 _UNBOUNDED = ("count_distinct", "approx_count_distinct", "array")  # states as large as what they have seen
-_ZERO_OF_NONE = ("sum", "count", "count_distinct", "approx_count_distinct")
 
 
 @dataclass(frozen=True)
@@ -153,7 +138,8 @@ def compile_history(
     span = _Span(meaning, start_ms, end_ms)
     source = stream_source(view)
     name = flink.events_table(source.name)
-    shared = [(name, _records(view, events_table, span, known))]
+    read = versions_of(view, events_table, known) if meaning.of_changes else _records(view, events_table, span, known)
+    shared = [(name, read)]
     records, function = "", record_function(view)
     if function:
         records = _with(shared, _for_function(function, name))
@@ -161,7 +147,10 @@ def compile_history(
     else:
         shared.append((f"{view.name}_input", transformed(view, name) or f"SELECT * FROM {name}"))
     columns = _columns(view)
-    rows = _windowed(meaning, columns, share) if meaning.features else _latest(meaning, share)
+    if meaning.of_changes:
+        rows = windowed(meaning, columns, _versions(meaning, share), span.records_after_ms, end_ms)
+    else:
+        rows = _windowed(meaning, columns, share) if meaning.features else _latest(meaning, share)
     select = _with([*shared, *rows], _final(meaning, columns, span, newest=False))
     versions = _with([*shared, *rows], _final(meaning, columns, span, newest=True))
     return CompiledHistory(
@@ -249,14 +238,25 @@ def _for_function(function: RecordFunction, records: str) -> str:
 
 
 def _plain(meaning: Definition, values: Sequence[str], ordered: bool, share: tuple[int, int]) -> str:
-    """The records that belong to a row, under names that nobody else uses; for aggregates, NaN is no value."""
+    """The records that belong to a row, by key, values and time."""
+    # The stream's time is in rowtime; nothing says that a transformation keeps the column it came from.
+    others = [f"assumeNotNull(toUnixTimestamp64Milli(`{flink.ROWTIME}`)) + 1 AS hw_ms"]
+    if ordered:
+        others += [f"`{tables.PARTITION}` AS hw_partition", f"`{tables.OFFSET}` AS hw_offset"]
+    return _selected(meaning, values, others, share)
+
+
+def _versions(meaning: Definition, share: tuple[int, int]) -> str:
+    """The versions of rows, likewise."""
+    return _selected(meaning, sorted({each.column for each in meaning.features} - {ANY}), plain_of(meaning), share)
+
+
+def _selected(meaning: Definition, values: Sequence[str], others: Sequence[str], share: tuple[int, int]) -> str:
+    """What is read of the view's input, under names that nobody else uses; for aggregates, NaN is no value."""
     listed = [f"assumeNotNull({sql_path(key)}) AS hw_k{at}" for at, key in enumerate(meaning.keys)]
     value = "if({0} = {0}, {0}, NULL)" if meaning.features else "{0}"
     listed += [f"{value.format(sql_path(column))} AS hw_v{at}" for at, column in enumerate(values)]
-    # The stream's time is in rowtime; nothing says that a transformation keeps the column it came from.
-    listed.append(f"assumeNotNull(toUnixTimestamp64Milli(`{flink.ROWTIME}`)) + 1 AS hw_ms")
-    if ordered:
-        listed += [f"`{tables.PARTITION}` AS hw_partition", f"`{tables.OFFSET}` AS hw_offset"]
+    listed += others
     wanted = [f"isNotNull({sql_path(key)})" for key in meaning.keys]
     if share != (0, 1):
         wanted.append(f"cityHash64({', '.join(map(sql_path, meaning.keys))}) % {share[1]} = {share[0]}")
@@ -270,34 +270,34 @@ def _latest(meaning: Definition, share: tuple[int, int]) -> list[tuple[str, str]
 def _windowed(meaning: Definition, kinds: Mapping[str, str], share: tuple[int, int]) -> list[tuple[str, str]]:
     keys, hop = _keys(meaning), meaning.hop_ms
     columns = sorted({each.column for each in meaning.features} - {ANY})
-    held = sorted({(part, each.column) for each in meaning.features for part in _parts(each, kinds)})
+    held = sorted({(part, each.column) for each in meaning.features for part in parts(each, kinds)})
     states = ", ".join(
-        _aggregate(part, "State", _AGGREGATES[part][1].format(f"hw_v{columns.index(column)}") if column else "")
+        aggregate(part, "State", ARGUMENTS[part].format(f"hw_v{columns.index(column)}") if column else "")
         + f" AS hw_s{at}"
         for at, (part, column) in enumerate(held)
     )
     tile = f"toInt64(intDiv({multiple('hw_ms', hop)}, {hop}))"
     after = (
-        f"leadInFrame(hw_tile, 1, {_NEVER}) OVER "
+        f"leadInFrame(hw_tile, 1, {NEVER}) OVER "
         f"(PARTITION BY {keys} ORDER BY hw_tile ROWS BETWEEN CURRENT ROW AND 1 FOLLOWING) AS hw_next"
     )
-    merged = _Windows(keys, held)
+    windows = _Windows(keys, held)
     for part, column, window in sorted(
-        {(part, each.column, each.window_ms // hop) for each in meaning.features for part in _parts(each, kinds)}
+        {(part, each.column, each.window_ms // hop) for each in meaning.features for part in parts(each, kinds)}
     ):
-        merged.add(part, column, window)
+        windows.add(part, column, window)
     stages, times = row_times(meaning)
     kept = ", ".join([keys, "hw_tile", *(f"hw_s{at}" for at in range(len(held)))])
-    ordered = any(each.function in _IN_ORDER for each in meaning.features)
+    ordered = any(each.function in IN_ORDER for each in meaning.features)
     return [
         ("hw_records", _plain(meaning, columns, ordered, share)),
         ("hw_tiles", f"SELECT {keys}, {tile} AS hw_tile, {states} FROM hw_records GROUP BY {keys}, hw_tile"),
         ("hw_gaps0", f"SELECT *, {after} FROM hw_tiles"),
         *((f"hw_gaps{at}", f"SELECT *, {each} FROM hw_gaps{at - 1}") for at, each in enumerate(stages, 1)),
         ("hw_repeats", f"SELECT {kept}, hw_t FROM hw_gaps{len(stages)} ARRAY JOIN {times} AS hw_t"),
-        ("hw_times", f"SELECT {', '.join(['*', 'hw_t = hw_tile AS hw_active', *merged.blocks])} FROM hw_repeats"),
-        ("hw_frames", merged.over_times()),
-        ("hw_rows", f"SELECT *, hw_t * {hop} AS hw_ms{merged.over_frames()}"),
+        ("hw_times", f"SELECT {', '.join(['*', 'hw_t = hw_tile AS hw_active', *windows.blocks])} FROM hw_repeats"),
+        ("hw_frames", windows.over_times()),
+        ("hw_rows", f"SELECT *, hw_t * {hop} AS hw_ms{windows.over_frames()}"),
     ]
 
 
@@ -328,16 +328,16 @@ class _Windows:
     def add(self, part: str, column: str, window: int) -> None:
         """Merge a part of a column's tiles over a window, in tiles."""
         arguments = f"hw_s{self._held.index((part, column))}, hw_active"
-        name = _merged(part, column, window)
+        name = merged(part, column, window)
         if window <= LONG_TILES or part in _UNBOUNDED:
             self._frames[window] = None
-            self._first.append(f"{_aggregate(part, 'MergeIf', arguments)} OVER hw_w{window} AS {name}")
+            self._first.append(f"{aggregate(part, 'MergeIf', arguments)} OVER hw_w{window} AS {name}")
             return
         if window not in self._long:
             self._long[window] = None
             self.blocks.append(f"intDiv(hw_t - positiveModulo(hw_t, {window}), {window}) AS hw_b{window}")
-        state = _aggregate(part, "MergeStateIf", arguments)
-        so_far, rest = _merged(f"p_{part}", column, window), _merged(f"q_{part}", column, window)
+        state = aggregate(part, "MergeStateIf", arguments)
+        so_far, rest = merged(f"p_{part}", column, window), merged(f"q_{part}", column, window)
         self._first += [f"{state} OVER hw_p{window} AS {so_far}", f"{state} OVER hw_q{window} AS {rest}"]
         self._second.append(
             f"if((nth_value(hw_b{window}, 1) OVER hw_w{window}) = hw_b{window}, finalizeAggregation({so_far}), "
@@ -366,33 +366,12 @@ class _Windows:
         return f"hw_w{window} AS ({order})"
 
 
-def _parts(feature: Feature, kinds: Mapping[str, str]) -> tuple[str, ...]:
-    """What of a feature's column each tile keeps; features with the same part of a column share its states."""
-    if percentile(feature.function) is not None:
-        return ("array",)
-    if feature.function == "mean":
-        return ("sum_of_floats", "sum_with_infinities", "count")
-    if feature.function == "sum" and "Float" in kinds[feature.name]:
-        return ("sum_of_floats", "sum_with_infinities")
-    return (feature.function,)
-
-
-def _aggregate(part: str, suffix: str, arguments: str) -> str:
-    """A call of an aggregate function with combinators: ``uniqCombined64MergeIf(14)(...)``."""
-    name, bracket, parameters = _AGGREGATES[part][0].partition("(")
-    return f"{name}{suffix}{bracket}{parameters}({arguments})"
-
-
-def _merged(part: str, column: str, window: int) -> str:
-    return f"`hw_m_{part}_{column.replace('.', '$')}_{window}`"
-
-
 def _final(meaning: Definition, columns: Mapping[str, str], span: _Span, newest: bool) -> str:
     """The rows as their topic has them."""
     found = {key: f"hw_k{at}" for at, key in enumerate(meaning.keys)}
     found[EVENT_TIME] = "fromUnixTimestamp64Milli(hw_ms, 'UTC')"
     if meaning.features:
-        found |= {each.name: _value(each, columns, meaning.hop_ms) for each in meaning.features}
+        found |= {each.name: value(each, columns, meaning.hop_ms) for each in meaning.features}
     else:
         found |= {name: f"hw_v{at}" for at, name in enumerate(meaning.latest)}
     listed = ", ".join(f"CAST({found[name]}, {_text(kind)}) AS `{name}`" for name, kind in columns.items())
@@ -401,25 +380,6 @@ def _final(meaning: Definition, columns: Mapping[str, str], span: _Span, newest:
         keys = _keys(meaning)
         select += f"\nORDER BY {keys}, hw_ms, hw_partition DESC, hw_offset DESC LIMIT 1 BY {keys}, hw_ms"
     return select
-
-
-def _value(feature: Feature, kinds: Mapping[str, str], hop_ms: int) -> str:
-    merged, *others = (_merged(part, feature.column, feature.window_ms // hop_ms) for part in _parts(feature, kinds))
-    if others:
-        # Compensated, so that the order of records does not show; an infinity has no compensation.
-        merged = f"if(isFinite({merged}), {merged}, {others[0]})"
-    if feature.function in _ZERO_OF_NONE:
-        return f"ifNull({merged}, 0)"
-    if feature.function == "mean":
-        return f"{merged} / nullIf({others[1]}, 0)"
-    if feature.function in ("stddev", "var"):  # of one value there is none
-        return f"if(isFinite({merged}), {merged}, NULL)"
-    quantile = percentile(feature.function)
-    if quantile is None:
-        return merged
-    # quantileExactLow takes rank floor(q * n); this is the definition's own, floor(q * (n - 1)).
-    rank = f"toInt64(floor({quantile!r} * (length({merged}) - 1))) + 1"
-    return f"if(empty({merged}), NULL, arraySort({merged})[{rank}])"
 
 
 def _columns(view: StreamFeatureView) -> dict[str, str]:

@@ -8,6 +8,19 @@ aligned to the epoch. A key has a row at each t, a multiple of the hop, where
 
 So a key that goes quiet is sampled at every slide until its windows are empty, and once when they are. Every row has
 the value of every feature at its own t. Of no value, ``count``, ``count_distinct`` and ``sum`` are 0; the others null.
+
+Where a topic's records are changes of rows (:mod:`features.compiler.changes`), the feature at t is the aggregate over
+the rows of (t - W, t] as the table stood at t, with every change of a time up to t made. A row has two times then: its
+event time, which says in which windows it is, and that of the change, on which the watermark runs and for which a
+change may be late. A change takes effect at the later of its own time and its row's; changes of one row do so in the
+order of the topic. A key has a row at each t where
+
+- a change of one of its rows takes effect in the tile (t - hop, t], or
+- t is a multiple of a feature's slide, and that feature's window held rows at the key's row before.
+
+So a key whose rows are all deleted has a row that says so. A row without event time is in no window. Of rows of one
+time, ``first`` and ``last`` go by where in the topic (partition, offset) their versions lie. A late change is set
+aside and never made: the row stays what it was until its next change.
 """
 
 import re
@@ -16,8 +29,11 @@ from datetime import timedelta
 from math import gcd
 
 from feast import Aggregation, StreamFeatureView
+from feast.data_source import DataSource
 
+from features.compiler.changes import changelog
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
+from features.compiler.transformations import pandas_function
 
 __all__ = ["ANY", "FUNCTIONS", "Definition", "Feature", "definition", "percentile"]
 
@@ -84,6 +100,8 @@ class Definition:
         Features of a view without aggregations, sorted: columns of its input.
     hop_ms : int
         Length of a tile; 0 where there are no windows.
+    of_changes : bool
+        Whether records are changes of rows.
     """
 
     name: str
@@ -91,6 +109,7 @@ class Definition:
     features: tuple[Feature, ...]
     latest: tuple[str, ...]
     hop_ms: int
+    of_changes: bool = False
 
 
 def definition(view: StreamFeatureView) -> Definition:
@@ -103,6 +122,10 @@ def definition(view: StreamFeatureView) -> Definition:
     """
     keys = tuple(field.name for field in join_key_fields(view))
     names = [field.name for field in value_fields(view)]
+    source = view.stream_source
+    of_changes = source is not None and bool(changelog(source))
+    if source is not None and of_changes:
+        _check_changes(view, source)
     if not view.aggregations:
         return Definition(view.name, keys, (), tuple(names), 0)
     found: dict[str, Feature] = {}
@@ -117,7 +140,7 @@ def definition(view: StreamFeatureView) -> Definition:
             f"round, got {', '.join(odd)} on one side only"
         )
     features = tuple(found[name] for name in sorted(found))
-    return Definition(view.name, keys, features, (), _hop_ms(view, features))
+    return Definition(view.name, keys, features, (), _hop_ms(view, features), of_changes)
 
 
 def percentile(function: str) -> float | None:
@@ -143,6 +166,26 @@ def _feature(view: StreamFeatureView, aggregation: Aggregation, names: list[str]
     if called not in names and aggregation.resolved_name() in names:
         called = aggregation.resolved_name()
     return Feature(called, function, column, window_ms, slide_ms)
+
+
+def _check_changes(view: StreamFeatureView, source: DataSource) -> None:
+    if pandas_function(view) is not None:
+        # It would be called again for a row that goes, and what it fails on then has been counted.
+        raise UnsupportedViewError(
+            f"feature view {view.name!r}: expected a transformation in SQL (mode 'flink' or 'sql') over source "
+            f"{source.name!r}, whose records are changes of rows, got one in pandas"
+        )
+    if not view.aggregations:
+        raise UnsupportedViewError(
+            f"feature view {view.name!r}: expected aggregations over source {source.name!r}, whose records are changes "
+            "of rows; a view of the newest row is not supported there, `last` over a long window is"
+        )
+    for each in view.aggregations:
+        if each.function.lower() == "approx_count_distinct":
+            raise UnsupportedViewError(
+                f"feature view {view.name!r}, aggregation {each.function}({each.column}): expected count_distinct over "
+                f"the changes of source {source.name!r}, as a sketch cannot take a value back"
+            )
 
 
 def _hop_ms(view: StreamFeatureView, features: tuple[Feature, ...]) -> int:

@@ -8,6 +8,10 @@ Flink's own HOP would aggregate each window length apart, sample all of them at 
 slides (a 30 d window beside one of 10 s: 259,200 rows for one record), and say nothing of an empty window. ``OVER
 RANGE`` scans a hot key's records again for every record.
 
+Of a source whose records are changes, ``HEADWATER_CHANGES`` makes rows with a sign: the one that was, taken back, and
+the one that is. ``HEADWATER_CHANGED_TILES`` adds those up. A view's transformation is between the two, so that it
+makes the same of a row when it comes and when it goes; it must depend on the row alone.
+
 A source's ``rowtime`` is one millisecond before its event time, which makes windows [start, end) into (start, end].
 """
 
@@ -29,6 +33,7 @@ from feast.types import (
     UnixTimestamp,
 )
 
+from features.compiler.changes import TIME
 from features.compiler.definition import ANY, Definition, definition
 from features.compiler.sources import check_columns, sql_path, stream_source
 from features.compiler.topics import UnsupportedViewError, join_key_fields, value_fields
@@ -37,6 +42,8 @@ from features.compiler.vectorised import record_function
 from features.frames import FrameColumn, RecordFunction
 
 __all__ = [
+    "CHANGED_TILES",
+    "CHANGES",
     "ROWTIME",
     "TILES",
     "CompiledView",
@@ -50,6 +57,11 @@ __all__ = [
 
 ROWTIME = "rowtime"
 TILES = "HEADWATER_TILES"
+CHANGES = "HEADWATER_CHANGES"
+CHANGED_TILES = "HEADWATER_CHANGED_TILES"
+# What CHANGES says of a row, and CHANGED_TILES has to know: event time; whether it is added or taken back, since when;
+# where in the topic this version of it lies.
+_OF_CHANGES = (TIME, "hw_sign", "hw_since", "hw_partition", "hw_offset")
 _EVENT_TIME = f"CAST({ROWTIME} + INTERVAL '0.001' SECOND AS TIMESTAMP_LTZ(3))"
 _TYPES: dict[PrimitiveFeastType, str] = {
     Float64: "DOUBLE",
@@ -180,6 +192,7 @@ def _input(view: StreamFeatureView, meaning: Definition, events: str) -> str:
         records = f"({select})"
     names = [*meaning.latest, *sorted({each.column for each in meaning.features} - {ANY})]
     columns = [*_key_columns(meaning), *(_named(name) for name in dict.fromkeys(names) if name not in meaning.keys)]
+    columns += [_q(name) for name in _OF_CHANGES] if meaning.of_changes else []
     return f"SELECT {', '.join(columns)}, {ROWTIME}\nFROM {records}"
 
 
@@ -250,7 +263,7 @@ def _windowed(view: StreamFeatureView, meaning: Definition, events: str, uid: st
     ]
     plan = ";\n    ".join([str(meaning.hop_ms), *features])
     return (
-        f"SELECT {_row(view)}\nFROM {TILES}(\n"
+        f"SELECT {_row(view)}\nFROM {CHANGED_TILES if meaning.of_changes else TILES}(\n"
         f"  input => TABLE {events} PARTITION BY ({keys}),\n"
         f"  features => '{plan}',\n"
         f"  on_time => DESCRIPTOR({ROWTIME}),\n"

@@ -9,6 +9,7 @@ from feast import StreamFeatureView
 from feast.data_format import AvroFormat, JsonFormat
 from feast.data_source import KafkaSource
 
+from features.compiler.changes import DEBEZIUM, changelog, clock_of, row_of, with_times
 from features.compiler.definition import ANY, Definition, percentile
 from features.compiler.json_records import record_schema
 from features.compiler.topics import UnsupportedViewError
@@ -22,6 +23,7 @@ __all__ = [
     "check_columns",
     "encoding",
     "needs_numbers",
+    "row_schema",
     "schema_id",
     "sql_path",
     "stream_source",
@@ -44,7 +46,9 @@ def stream_source(view: StreamFeatureView) -> KafkaSource:
 
 
 def avro_schema(source: KafkaSource) -> dict[str, Any]:
-    """What a source's records hold, as an Avro schema, however they are written; in JSON only time is never null.
+    """What a source's records hold, as an Avro schema, however they are written.
+
+    In JSON only time is never null, and where records are changes of rows not even that.
 
     Raises
     ------
@@ -52,13 +56,26 @@ def avro_schema(source: KafkaSource) -> dict[str, Any]:
         Where its ``message_format`` is neither Avro nor JSON, or says of JSON what there is no type for.
     """
     form: Any = source.kafka_options.message_format
+    found: dict[str, Any]
     if encoding(source) == "json":
         try:
-            return _timed(record_schema(form.schema_json), source.timestamp_field)
+            found = record_schema(form.schema_json)
         except ValueError as exc:
             raise UnsupportedViewError(f"source {source.name!r}: {exc}") from None
-    found: dict[str, Any] = json.loads(form.schema_json)
-    return found
+        return found if changelog(source) else _timed(found, source.timestamp_field)
+    found = json.loads(form.schema_json)
+    return with_times(found) if changelog(source) == DEBEZIUM else found
+
+
+def row_schema(source: KafkaSource) -> Mapping[str, Any]:
+    """The Avro schema of a source's rows: that of its records, or, where these are changes, of what they change.
+
+    Raises
+    ------
+    UnsupportedViewError
+        Where there is none.
+    """
+    return row_of(source, avro_schema(source))
 
 
 def _timed(schema: dict[str, Any], time: str) -> dict[str, Any]:
@@ -93,7 +110,8 @@ def archived_topic(source: KafkaSource) -> Topic:
         key="",
         encoding=encoding(source),
         definition=avro_schema(source),
-        time=source.timestamp_field,
+        time=clock_of(source),
+        changelog=changelog(source),
     )
 
 
@@ -133,7 +151,7 @@ def check_columns(view: StreamFeatureView, meaning: Definition) -> None:
     """
     source = stream_source(view)
     where = f"feature view {view.name!r}, source {source.name!r}"
-    fields, _ = field_kinds(avro_schema(source), lambda avro: avro)
+    fields, _ = field_kinds(row_schema(source), lambda avro: avro)
     time = _field(fields, source.timestamp_field)
     if not (isinstance(time, dict) and time.get("logicalType") in _TIMES):
         raise UnsupportedViewError(

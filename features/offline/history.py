@@ -14,7 +14,9 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from feast import StreamFeatureView
 
+from features.compiler.changes import changelog
 from features.compiler.clickhouse import CompiledHistory, Known, compile_history
+from features.compiler.clickhouse_changes import usable, when
 from features.compiler.sources import stream_source, watermark_delay_ms
 from features.compiler.topics import EVENT_TIME, join_key_fields
 from features.offline.transformed import Made, make
@@ -99,9 +101,13 @@ def check(client: Client, compiled: CompiledHistory) -> None:
 
 def settled_ms(client: Client, view: StreamFeatureView, archive: str) -> int:
     """Until when a view's windows are known, exclusive, UTC epoch milliseconds: later records can still be in time."""
-    time = stream_source(view).timestamp_field
-    newest = client.query(f"SELECT toUnixTimestamp64Milli(max(`{time}`)) FROM {archive}").result_rows[0][0]
-    return int(newest or 0) - (watermark_delay_ms(stream_source(view)) if view.aggregations else -1)
+    source = stream_source(view)
+    if changelog(source):
+        newest = client.query(f"SELECT max({when(view)}) FROM {archive} WHERE {usable(view)}").result_rows[0][0]
+    else:
+        time = f"toUnixTimestamp64Milli(max(`{source.timestamp_field}`))"
+        newest = client.query(f"SELECT {time} FROM {archive}").result_rows[0][0]
+    return int(newest or 0) - (watermark_delay_ms(source) if view.aggregations else -1)
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from features.compiler.sources import avro_schema, schema_id
 from features.compiler.topics import feature_codec
 from features.online.rows import RowStore
 from jobs.reading import TopicReader, client_of
-from jobs.served import Served, late_places, verify_rows
+from jobs.served import Served, places_aside, verify_rows
 from schemas.codec import Codec
+from schemas.topics import LATE_SUFFIX
 
 STORE = "project: lane\nregistry: data/registry.db\nprovider: local\nonline_store:\n"
 STORE += (
@@ -259,7 +260,7 @@ def test_views_that_did_not_change_keep_their_state(platform: Platform, tmp_path
     generations = Counter(each["headwater.generation"] for each in lane.letters("late"))
     assert generations[b"0"] == 1
     assert generations[b"1"] <= 1
-    assert late_places(lane.kafka, "lane.passes", 0)
+    assert places_aside(lane.kafka, "lane.passes", LATE_SUFFIX, 0)
     begun = lane.recorded().begun
     assert {name: each.generation for name, each in begun.items()} == {"steady": 0, "moody": 1, "fresh": 1}
     assert sum(begun["moody"].offsets.values()) > before["moody"]

@@ -29,8 +29,9 @@ from features.compiler.sources import avro_schema, schema_id
 from features.offline import transformed
 from features.offline.history import computed
 from jobs.reading import TopicReader, client_of
-from jobs.served import late_places
+from jobs.served import places_aside
 from schemas.codec import Codec
+from schemas.topics import LATE_SUFFIX
 
 REPO = Path(__file__).parents[1] / "repos" / "cards"
 TOPIC = "cards.payments"
@@ -159,7 +160,7 @@ def send_late(platform: Platform, codec: Codec, record: Record) -> None:
     producer.produce(TOPIC, value, timestamp=record["paid"], partition=0)
     assert producer.flush(30) == 0
     deadline = time.monotonic() + 30
-    while late_places(platform.endpoints.kafka, TOPIC) == frozenset():
+    while places_aside(platform.endpoints.kafka, TOPIC, LATE_SUFFIX) == frozenset():
         assert time.monotonic() < deadline
         time.sleep(0.5)
 

@@ -3,17 +3,13 @@
 import json
 import math
 import random
-import socket
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import clickhouse_connect
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -65,24 +61,6 @@ SHOP = Entity(name="place", join_keys=["shop"], value_type=ValueType.INT64)
 DTYPES = {"user": String, "shop": Int64}
 Record = dict[str, Any]
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        port = each.getsockname()[1]
-    command = [sys.executable, "-m", "compose.local.clickhouse", "--port", str(port)]
-    command += ["--directory", str(tmp_path_factory.mktemp("chdb"))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert "ready" in process.stdout.readline()
-    with clickhouse_connect.get_client(host="127.0.0.1", port=port) as found:
-        found.command("CREATE DATABASE headwater")
-        yield found
-    process.terminate()
-    assert process.wait(15) == 0
-    process.stdout.close()
 
 
 def view_of(

@@ -17,7 +17,6 @@ from test_history import (
     USER,
     Record,
     archive,
-    client,
     computed_by_loops,
     over,
     record,
@@ -31,8 +30,6 @@ from features.offline import transformed as offline
 from features.offline.history import HistoryError, computed
 from features.offline.transformed import transformed
 from schemas.tables import OFFSET, PARTITION
-
-__all__ = ["client"]  # the fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,10 +11,18 @@ import org.apache.flink.table.data.DecimalData;
 /**
  * What a tile keeps of one column for one kind of aggregate. Mergeable: of two, one for both; in any order, but for
  * {@link Edge}, whose times say which came first.
+ *
+ * <p>Some can also take values back, exactly and in any order: counts, sums of whole numbers and decimals, quantiles, and
+ * those that are for changes alone: {@link ExactSum}, {@link Bag}, {@link Versions}.
  */
 abstract class Accumulator {
     /** Take a value that is not null, of event time {@code time}. */
     abstract void add(Object value, long time);
+
+    /** Add a value, or with sign -1 take one back that was added elsewhere or will be: see {@link ChangedTiles}. */
+    void change(int sign, Object value, Position at) {
+        throw new UnsupportedOperationException(getClass().getSimpleName() + " cannot take back a value");
+    }
 
     /** Take what another of the same kind holds, and leave that one as it is. */
     abstract void merge(Accumulator other);
@@ -30,6 +38,11 @@ abstract class Accumulator {
         @Override
         void add(Object value, long time) {
             count++;
+        }
+
+        @Override
+        void change(int sign, Object value, Position at) {
+            count += sign;
         }
 
         @Override
@@ -57,6 +70,12 @@ abstract class Accumulator {
         void add(Object value, long time) {
             count++;
             sum += ((Number) value).longValue();
+        }
+
+        @Override
+        void change(int sign, Object value, Position at) {
+            count += sign;
+            sum += sign * ((Number) value).longValue();
         }
 
         @Override
@@ -133,6 +152,13 @@ abstract class Accumulator {
         void add(Object value, long time) {
             count++;
             sum = sum.add(((DecimalData) value).toBigDecimal());
+        }
+
+        @Override
+        void change(int sign, Object value, Position at) {
+            count += sign;
+            BigDecimal number = ((DecimalData) value).toBigDecimal();
+            sum = sign > 0 ? sum.add(number) : sum.subtract(number);
         }
 
         @Override

@@ -77,6 +77,39 @@ final class Aggregate {
         }
     }
 
+    /** The same over changes of rows: what is kept can take values back. */
+    Aggregate ofChanges(String name, String function) {
+        switch (function) {
+            case "min":
+                return new Aggregate(Kind.BAG, output, each -> ((Bag) each).smallest());
+            case "max":
+                return new Aggregate(Kind.BAG, output, each -> ((Bag) each).largest());
+            case "count_distinct":
+                return new Aggregate(Kind.BAG, output, each -> ((Bag) each).size());
+            case "first":
+                return new Aggregate(Kind.VERSIONS, output, each -> ((Versions) each).first());
+            case "last":
+                return new Aggregate(Kind.VERSIONS, output, each -> ((Versions) each).last());
+            case "var":
+                return new Aggregate(Kind.EXACT_SUM, output, each -> ((ExactSum) each).variance());
+            case "stddev":
+                return new Aggregate(Kind.EXACT_SUM, output, each -> {
+                    Double variance = ((ExactSum) each).variance();
+                    return variance == null ? null : Math.sqrt(variance);
+                });
+            case "approx_count_distinct":
+                throw new ValidationException(String.format(
+                        "Feature %s: expected count_distinct over changes of rows, as approx_count_distinct cannot take "
+                                + "a value back, found: %s", name, function));
+            default:
+                if (kind != Kind.DOUBLE_SUM) {
+                    return this;
+                }
+                return new Aggregate(Kind.EXACT_SUM, output,
+                        "sum".equals(function) ? each -> ((ExactSum) each).total() : each -> ((ExactSum) each).mean());
+        }
+    }
+
     private static Aggregate sum(String name, String function, LogicalType type) {
         switch (number(name, function, type)) {
             case LONG_SUM:

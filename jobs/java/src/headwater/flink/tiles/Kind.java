@@ -15,7 +15,11 @@ enum Kind {
     LAST(() -> new Accumulator.Edge(true)),
     DISTINCT(Accumulator.Distinct::new),
     APPROXIMATE_DISTINCT(ApproximateDistinct::new),
-    QUANTILES(Quantiles::new);
+    QUANTILES(Quantiles::new),
+    // Of changes: what can take a value back.
+    EXACT_SUM(ExactSum::new),
+    BAG(Bag::new),
+    VERSIONS(Versions::new);
 
     private static final Kind[] ALL = values();
     private final Supplier<Accumulator> fresh;

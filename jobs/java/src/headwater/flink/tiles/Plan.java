@@ -67,7 +67,10 @@ final class Plan {
     private final Kind[] kinds;
     private final RowData.FieldGetter[] columns;
 
-    Plan(String text, RowType input) {
+    /**
+     * @param ofChanges whether records are changes of rows, see {@link ChangedTiles}
+     */
+    Plan(String text, RowType input, boolean ofChanges) {
         String[] parts = text.trim().split("\\s*;\\s*");
         hopMs = Long.parseLong(parts[0]);
         size = parts.length - 1;
@@ -80,7 +83,8 @@ final class Plan {
             String[] words = parts[place + 1].split("\\s+");
             int column = "*".equals(words[2]) ? -1 : column(words, input);
             LogicalType type = column < 0 ? null : input.getTypeAt(column);
-            Aggregate aggregate = Aggregate.of(words[0], words[1], type);
+            Aggregate plain = Aggregate.of(words[0], words[1], type);
+            Aggregate aggregate = ofChanges ? plain.ofChanges(words[0], words[1]) : plain;
             int slot = slots.computeIfAbsent(aggregate.kind + " " + column, fresh -> {
                 kindOf.add(aggregate.kind);
                 columnOf.add(column < 0 ? row -> true : RowData.createFieldGetter(type, column));
@@ -121,6 +125,17 @@ final class Plan {
             Object value = Values.kept(columns[slot].getFieldOrNull(row));
             if (value != null) {
                 tile.slots[slot].add(value, time);
+            }
+        }
+    }
+
+    /** Count what a change adds to a tile, or with sign -1 takes from it. */
+    void change(Tile tile, int sign, RowData row, Position at) {
+        tile.records += sign;
+        for (int slot = 0; slot < kinds.length; slot++) {
+            Object value = Values.kept(columns[slot].getFieldOrNull(row));
+            if (value != null) {
+                tile.slots[slot].change(sign, value, at);
             }
         }
     }

@@ -24,21 +24,26 @@ final class Quantiles extends Accumulator {
 
     @Override
     void add(Object value, long time) {
+        change(1, value, null);
+    }
+
+    @Override
+    void change(int sign, Object value, Position at) {
         double number = Values.asDouble(value);
-        count++;
+        count += sign;
         if (number == 0) {
-            zeros++;
+            zeros += sign;
         } else {
             int bucket = (int) Math.ceil(Math.log(Math.abs(number)) / LOG_GAMMA);
-            (number > 0 ? positive : negative).merge(bucket, 1L, Long::sum);
+            (number > 0 ? positive : negative).merge(bucket, (long) sign, Quantiles::sum);
         }
     }
 
     @Override
     void merge(Accumulator other) {
         Quantiles that = (Quantiles) other;
-        that.negative.forEach((bucket, many) -> negative.merge(bucket, many, Long::sum));
-        that.positive.forEach((bucket, many) -> positive.merge(bucket, many, Long::sum));
+        that.negative.forEach((bucket, many) -> negative.merge(bucket, many, Quantiles::sum));
+        that.positive.forEach((bucket, many) -> positive.merge(bucket, many, Quantiles::sum));
         zeros += that.zeros;
         count += that.count;
     }
@@ -66,6 +71,12 @@ final class Quantiles extends Accumulator {
             }
         }
         throw new IllegalStateException("the counts of a quantile sketch do not add up");
+    }
+
+    /** Nothing where it is 0: a bucket of which everything was taken back goes. */
+    private static Long sum(Long one, Long other) {
+        long sum = one + other;
+        return sum == 0 ? null : (Long) sum;
     }
 
     private static double middle(int bucket) {
