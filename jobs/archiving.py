@@ -25,7 +25,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from jobs.quiet import QuietTopics
+from jobs.quiet import QuietTopics, is_ours
 from schemas.batch import TIMESTAMP as MILLISECONDS
 from schemas.batch import BatchDecoder, RecordDecoder, nulls_through
 from schemas.codec import DecodeError
@@ -181,8 +181,12 @@ class Archiver:
         self._oldest = 0.0
         self.counts = {"rows": 0, "dead_letters": 0, "skipped": 0, "inserts": 0}
         prepare_tables(client, topics, database)
-        self._quiet = QuietTopics(kafka, dict(self._newest_times()), clock)
         self.rewind()
+        timed = [name for name, topic in self._topics.items() if topic.time]
+        parts = {name: [part for other, part in self._next if other == name] for name in timed}
+        self._quiet = QuietTopics(kafka, parts, clock)
+        for name, newest_ms in self._newest_times():
+            self._quiet.reached(name, newest_ms)
 
     def rewind(self) -> None:
         """Forget what is buffered and read on from where the tables end."""
@@ -205,7 +209,7 @@ class Archiver:
         due = self._rows >= self._limits.rows or self._bytes >= self._limits.size_bytes
         if self._rows and (due or self._clock() - self._oldest >= self._limits.delay_ms / 1e3):
             self.flush()
-        self._quiet.look(self._all_read)
+        self._quiet.look(self._caught_up)
 
     def flush(self) -> None:
         """Write everything buffered: dead letters first, see the module."""
@@ -242,10 +246,10 @@ class Archiver:
         if time := self._topics[name].time:
             times = table[time].cast(pa.timestamp("ms", table.schema.field(time).type.tz), safe=False)
             if (newest := pc.max(times).value) is not None:
-                self._quiet.came(name, newest)
+                self._quiet.reached(name, newest)
 
-    def _all_read(self, name: str) -> bool:
-        """Whether Kafka, asked now, has nothing of a topic that was not read."""
+    def _caught_up(self, name: str) -> set[int]:
+        """The partitions of a topic of which Kafka, asked now, has nothing that was not read."""
         # Not get_watermark_offsets: while the broker is away, librdkafka may abort the process in it (its issue 5160).
         newest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         wanted = {TopicPartition(*place): newest for place in self._next if place[0] == name}
@@ -257,7 +261,7 @@ class Archiver:
             self._admin = AdminClient({"bootstrap.servers": self._kafka})
             raise
         # A partition of which no answer came in time has the offset OFFSET_INVALID, below zero.
-        return all(0 <= end <= self._next[name, partition] for partition, end in ends.items())
+        return {partition for partition, end in ends.items() if 0 <= end <= self._next[name, partition]}
 
     def _newest_times(self) -> Iterator[tuple[str, int]]:
         """Of the topics whose time goes on by the wall clock, as far as their tables have rows."""
@@ -279,10 +283,14 @@ class Archiver:
             return
         name, value = place[0], message.value()
         self._next[place] = offset + 1
+        if value is not None or not is_ours(message):
+            self._quiet.heard(*place)
         keyless = message.key() is None
         is_change = value is not None or (self._topics[name].changelog == UPSERT and not keyless)
         if not is_change or (keyless and name.startswith(WITH_PROGRESS)):
             self.counts["skipped"] += 1
+            if value is None and self._topics[name].time and not is_ours(message):
+                self._quiet.reached(name, message.timestamp()[1])  # a heartbeat of the producer's
             return
         if not self._rows:
             self._oldest = self._clock()

@@ -16,7 +16,7 @@ from typing import Any
 from features.compiler.flink import arrivals_table, generation_of, interval
 from features.frames import HEARTBEAT, RECORD, SET_ASIDE
 from schemas.codec import Codec, field_kinds
-from schemas.topics import CLOCK_SUFFIX, DLQ_SUFFIX, LATE_SUFFIX, Topic
+from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX, Topic
 
 __all__ = [
     "USABLE",
@@ -67,8 +67,7 @@ class Broker:
         Watermarks are multiples of this, whole seconds; 0 leaves them as they come.
     idle : str
         A partition without records for so long, a Flink duration, does not hold the others back; what comes to it
-        later may be late. Where all are, time goes on with ``<topic>.clock``, see :mod:`jobs.quiet`. Empty: they wait
-        for ever, which is what a replay wants.
+        later may be late. Empty: they wait for ever, which is what a replay wants.
     bounded : bool
         Read what there is and end, as a measurement does.
     generation : int
@@ -205,8 +204,9 @@ def records_table(
     declared = {key: "BYTES"} | avro_columns(topic.schema) if key else avro_columns(topic.schema)
     columns = ",\n  ".join(f"`{column}` {kind}" for column, kind in declared.items())
     delay = interval(delay_ms + 1)  # records of the same millisecond are not late
-    read = f"{topic.name};{topic.name}{CLOCK_SUFFIX}" if broker.idle and topic.time else topic.name
-    options = {**_reader(broker, read), **_value(topic)}
+    # What cannot be decoded promises nothing: its own timestamp may be of today in a topic of last year.
+    promise = _stepped(broker, f"CASE WHEN `decode_error` IS NULL THEN `rowtime` - {delay} END")
+    options = {**_reader(broker, topic.name), **_value(topic)}
     if key:
         options |= {"key.format": "raw", "key.fields": key, "value.fields-include": "EXCEPT_KEY"}
     problem = "`decode_error` STRING METADATA FROM 'value.error' VIRTUAL"
@@ -221,7 +221,7 @@ def records_table(
         "  `record_bytes` BYTES METADATA FROM 'value.raw' VIRTUAL,\n"
         f"  {problem},\n"
         f"  `rowtime` AS {rowtime} - {interval(shift_ms)},\n"
-        f"  WATERMARK FOR `rowtime` AS {_stepped(broker, f'`rowtime` - {delay}')}\n) WITH (\n  {_with(options)}\n)"
+        f"  WATERMARK FOR `rowtime` AS {promise}\n) WITH (\n  {_with(options)}\n)"
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
-    "CLOCK_SUFFIX",
     "DAY_MS",
     "DLQ_SUFFIX",
     "LATE_SUFFIX",
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 DAY_MS = 86_400_000
-CLOCK_SUFFIX = ".clock"
 DLQ_SUFFIX = ".dlq"
 LATE_SUFFIX = ".late"
 # Topics of ours in which a record without a key is no row but the progress of time.

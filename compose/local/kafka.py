@@ -12,7 +12,7 @@ from compose.local.home import Home, PlatformError, write_text
 from compose.local.jars import jars
 from compose.local.java import java_command
 from compose.local.services import HOST, Service
-from schemas.topics import CLOCK_SUFFIX, DAY_MS, DLQ_SUFFIX, LATE_SUFFIX, TOPICS, Topic
+from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX, TOPICS, Topic
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -150,15 +150,10 @@ def _admin(address: str) -> "AdminClient":
 
 
 def side_topics(topic: Topic) -> tuple[Topic, ...]:
-    """The topics beside an event topic: what could not be decoded, what came too late, and how time goes on."""
-    aside = tuple(
+    """The topics beside an event topic: what could not be decoded, and what came too late."""
+    return tuple(
         Topic(topic.name + suffix, topic.schema_id, key=topic.key, partitions=topic.partitions)
         for suffix in (DLQ_SUFFIX, LATE_SUFFIX)
-    )
-    return (
-        (*aside, Topic(topic.name + CLOCK_SUFFIX, topic.schema_id, key="", retention_ms=DAY_MS))
-        if topic.time
-        else aside
     )
 
 

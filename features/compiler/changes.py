@@ -70,8 +70,11 @@ def clock_of(source: DataSource) -> str:
     """The column of a topic's archive that holds the time which goes on by the wall clock where no records come.
 
     Empty for Debezium's: where Debezium is away, its topics are quiet and the database is not, so that all of what it
-    catches up with would be late.
+    catches up with would be late. Empty too where the source's tag ``heartbeats`` is ``none``, because others who read
+    the topic do not take a record without a value.
     """
+    if source.tags.get("heartbeats") == "none":
+        return ""
     return {DEBEZIUM: "", UPSERT: TIMESTAMP}.get(changelog(source), source.timestamp_field)
 
 

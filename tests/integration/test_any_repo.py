@@ -107,6 +107,8 @@ def send(platform: Platform, codec: Codec, records: list[Record], until_ms: int)
         value = value[5:] if number % 2 else b"\0\0\0\0" + bytes([number % 7 + 1]) + value[5:]
         partition = int((each["buyer"]["id"] or "c0")[1:]) % 2
         producer.produce("shop.orders", value=value, timestamp=each["placed"], partition=partition)
+        if number == len(records) // 2:  # of today, and of no other record's business
+            producer.produce("shop.orders", value=b"corrupt", partition=partition)
         producer.poll(0)
     for partition in range(2):  # the third is never used
         producer.produce("shop.orders", value=None, timestamp=until_ms, partition=partition)

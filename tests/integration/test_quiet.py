@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +21,10 @@ from compose.projects import services
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
 from features.compiler.topics import feature_topic
-from jobs.quiet import QUIET_SECONDS, QuietTopics
+from jobs.quiet import QUIET_SECONDS, QuietTopics, is_ours
 from jobs.reading import TopicReader
 from schemas.codec import Codec
-from schemas.topics import CLOCK_SUFFIX, LATE_SUFFIX
+from schemas.topics import LATE_SUFFIX
 
 SETTINGS = """
 project: pulse
@@ -148,7 +149,7 @@ def test_the_last_window_closes_and_decays(platform: Platform, repo: Path, produ
     assert max(found.values()) == 3
     assert max(found) == min(at for at, count in found.items() if not count)  # and nothing after that
     # Time has gone on from the records, at the pace of the clock.
-    beats = [each.timestamp()[1] for each in values(kafka, f"pulse.beats{CLOCK_SUFFIX}")]
+    beats = [each.timestamp()[1] for each in values(kafka, "pulse.beats") if each.value() is None]
     assert beats == sorted(beats)
     assert last_ms < beats[-1] < now_ms() - 4000
 
@@ -186,51 +187,76 @@ class Clock:
         return self.seconds
 
 
-def seen(platform: Platform, topic: str, watch: Callable[[QuietTopics, Clock], None]) -> list[int]:
-    """The heartbeats of a topic whose newest record is of the time 1,000,000."""
-    kafka, clock = platform.endpoints.kafka, Clock()
-    name = f"{topic}{CLOCK_SUFFIX}"
-    admin = AdminClient({"bootstrap.servers": kafka})
-    admin.create_topics([NewTopic(name, 1, 1)])[name].result()
-    quiet = QuietTopics(kafka, {topic: 1_000_000}, clock)
-    watch(quiet, clock)
-    quiet.close()
-    return [each.timestamp()[1] for each in values(kafka, name)]
+class Watched:
+    """A topic of two partitions whose newest record is of the time 1,000,000."""
+
+    def __init__(self, kafka: str) -> None:
+        self.kafka, self.clock, self.name = kafka, Clock(), f"quiet_{uuid.uuid4().hex[:8]}"
+        admin = AdminClient({"bootstrap.servers": kafka})
+        admin.create_topics([NewTopic(self.name, 2, 1)])[self.name].result()
+        self.quiet = QuietTopics(kafka, {self.name: (0, 1)}, self.clock)
+        self.quiet.reached(self.name, 1_000_000)
+
+    def passing(self, seconds: float, caught_up: Callable[[str], set[int]]) -> None:
+        for _ in range(int(seconds)):
+            self.clock.seconds += 1
+            self.quiet.look(caught_up)
+
+    def comes(self, partition: int, time_ms: int) -> None:
+        self.quiet.heard(self.name, partition)
+        self.quiet.reached(self.name, time_ms)
+
+    def beats(self, partition: int) -> list[int]:
+        self.quiet.close()
+        found = values(self.kafka, self.name)
+        assert all(is_ours(each) and each.key() is None for each in found)
+        return [each.timestamp()[1] for each in found if each.partition() == partition]
 
 
-def passing(quiet: QuietTopics, clock: Clock, seconds: float, all_read: Callable[[str], bool]) -> None:
-    for _ in range(int(seconds)):
-        clock.seconds += 1
-        quiet.look(all_read)
+@pytest.fixture
+def watched(platform: Platform) -> Watched:
+    return Watched(platform.endpoints.kafka)
 
 
-def unanswered(_: str) -> bool:
+def everything(_: str) -> set[int]:
+    return {0, 1}
+
+
+def unanswered(_: str) -> set[int]:
     raise KafkaException("no answer")
 
 
-def test_time_goes_on_at_the_pace_of_the_clock(platform: Platform) -> None:
-    found = seen(platform, "pace", lambda quiet, clock: passing(quiet, clock, QUIET_SECONDS + 3, lambda _: True))
-    assert found == [1_001_000, 1_002_000, 1_003_000]
+def nothing(_: str) -> set[int]:
+    return set()
 
 
-@pytest.mark.parametrize("all_read", [unanswered, lambda _: False], ids=["no answer", "more to read"])
-def test_silence_that_is_not_vouched_for_does_not_count(platform: Platform, all_read: Callable[[str], bool]) -> None:
-    def watch(quiet: QuietTopics, clock: Clock) -> None:
-        passing(quiet, clock, QUIET_SECONDS - 1, lambda _: True)
-        passing(quiet, clock, 60, all_read)
-        passing(quiet, clock, QUIET_SECONDS, lambda _: True)
-        passing(quiet, clock, 1, lambda _: True)
-
-    assert seen(platform, f"vouched_{all_read.__name__.strip('<>')}", watch) == [1_001_000]
+def test_time_goes_on_at_the_pace_of_the_clock(watched: Watched) -> None:
+    watched.passing(QUIET_SECONDS + 3, everything)
+    assert watched.beats(0) == watched.beats(1) == [1_001_000, 1_002_000, 1_003_000]
 
 
-def test_after_a_silence_the_clock_keeps_up_until_it_is_idle(platform: Platform) -> None:
-    def watch(quiet: QuietTopics, clock: Clock) -> None:
-        passing(quiet, clock, QUIET_SECONDS + 2, lambda _: True)
-        for newest_ms in range(2_000_000, 2_020_000, 1000):
-            quiet.came("tail", newest_ms)
-            passing(quiet, clock, 1, lambda _: True)
+@pytest.mark.parametrize("caught_up", [unanswered, nothing])
+def test_silence_that_is_not_vouched_for_does_not_count(watched: Watched, caught_up: Callable[[str], set[int]]) -> None:
+    watched.passing(QUIET_SECONDS - 1, everything)
+    watched.passing(60, caught_up)
+    assert watched.beats(0) == []
+    watched.passing(QUIET_SECONDS + 1, everything)
+    assert watched.beats(0)[0] == 1_001_000
 
-    found = seen(platform, "tail", watch)
-    assert found[:2] == [1_001_000, 1_002_000]
-    assert found[2:] == [2_000_000, 2_001_000, 2_002_000, 2_003_000]
+
+def test_a_partition_without_traffic_does_not_hold_back_the_others(watched: Watched) -> None:
+    for time_ms in range(2_000_000, 2_009_000, 1000):
+        watched.comes(0, time_ms)
+        watched.passing(1, everything)
+    assert watched.beats(0) == []
+    assert watched.beats(1) == [2_005_000, 2_006_000, 2_007_000, 2_008_000]
+    watched.comes(1, 2_008_500)
+    watched.passing(1, everything)
+    assert watched.beats(1)[4:] == []
+
+
+def test_a_long_silence_is_told_ever_more_rarely(watched: Watched) -> None:
+    watched.passing(3600, everything)
+    found = watched.beats(0)
+    assert found[-1] > 1_000_000 + 3_500_000
+    assert len(found) < 400
