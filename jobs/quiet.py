@@ -47,7 +47,10 @@ class _Silence:
     Attributes
     ----------
     reached_ms : int
-        Event time of the newest record, or where heartbeats had come to when it came; below 0 before there is any.
+        Event time when the silence began: of the newest record, or where heartbeats had come to; below 0 before there
+        is any.
+    newest_ms : int
+        Of the newest record that is known; apart, for it is told while the silence that it ends still counts.
     seconds : dict of int to float
         How long nothing has come, by partition.
     next_seconds : float
@@ -56,6 +59,7 @@ class _Silence:
 
     seconds: dict[int, float]
     reached_ms: int = -1
+    newest_ms: int = -1
     next_seconds: float = 0.0
     heard: set[int] = field(default_factory=set)
 
@@ -101,7 +105,7 @@ class QuietTopics:
     def reached(self, topic: str, time_ms: int) -> None:
         """Event time has come so far."""
         silence = self._silences[topic]
-        silence.reached_ms = max(time_ms, silence.reached_ms)
+        silence.newest_ms = max(time_ms, silence.newest_ms)
 
     def look(self, caught_up: Callable[[str], set[int]]) -> None:
         """Write the heartbeats that are due; to be called often.
@@ -129,6 +133,7 @@ class QuietTopics:
             for partition in vouched - silence.heard:
                 silence.seconds[partition] += passed
             silence.heard = set()
+            silence.reached_ms = max(silence.newest_ms, silence.reached_ms)
             self._beat(topic, silence)
 
     def close(self) -> None:

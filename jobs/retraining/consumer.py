@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from features.compiler.inputs import read_inputs
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
@@ -285,15 +285,23 @@ def run(
     BrokerError
     """
     consumer = reader(kafka, GROUP, session_timeout_ms=6000, max_poll_interval_ms=300_000)
-    owned: list[bool] = []
-    consumer.subscribe([EVENTS], on_assign=lambda *_: owned.append(True), on_revoke=lambda *_: owned.clear())
+    is_owner = False
     retrainer: Retrainer | None = None
+
+    def on_assign(_: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        nonlocal is_owner
+        is_owner = bool(partitions)  # who waits its turn is given none, and must not fence the one whose turn it is
+
+    def on_revoke(*_: Any) -> None:
+        nonlocal is_owner, retrainer
+        is_owner, retrainer = False, None
+
+    consumer.subscribe([EVENTS], on_assign=on_assign, on_revoke=on_revoke)
     progress, committed = _Progress(), list[TopicPartition]()
     try:
         while not stopped():
             messages = consumer.consume(1, 0.1) + consumer.consume(100, 0)
-            if not owned:
-                retrainer = None
+            if not is_owner:
                 continue
             if retrainer is None:
                 # 1. Who had the events before can write no more; what they wrote is all there.

@@ -235,6 +235,16 @@ def test_time_goes_on_at_the_pace_of_the_clock(watched: Watched) -> None:
     assert watched.beats(0) == watched.beats(1) == [1_001_000, 1_002_000, 1_003_000]
 
 
+def test_the_silence_before_a_record_is_not_counted_again_after_it(watched: Watched) -> None:
+    watched.passing(60, everything)
+    for partition in (0, 1):
+        watched.comes(partition, 1_060_000)
+    watched.passing(1, everything)
+    before = len(watched.beats(0))
+    watched.passing(QUIET_SECONDS + 3, everything)
+    assert watched.beats(0)[before:] == [1_061_000, 1_062_000, 1_063_000]
+
+
 @pytest.mark.parametrize("caught_up", [unanswered, nothing])
 def test_silence_that_is_not_vouched_for_does_not_count(watched: Watched, caught_up: Callable[[str], set[int]]) -> None:
     watched.passing(QUIET_SECONDS - 1, everything)

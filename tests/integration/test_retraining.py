@@ -15,11 +15,13 @@ import uuid
 
 import clickhouse_connect
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import ConsumerGroupState, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from compose.local.platform import Platform, local_services
 from features.compiler.inputs import Inputs, write_inputs
 from jobs.kafka import FencedError, Publish, TopicLog, Writer, encode
+from jobs.retraining.consumer import GROUP
 from jobs.retraining.payload import Archive, champion_at, last_kept_offset
 from monitors.policy import DEFAULT_POLICY, load_policy
 from schemas.topics import Topic
@@ -141,7 +143,8 @@ class Loop:
         ]
 
     def starts(self):
-        return {each.parent.name: len(each.read_text()) for each in self.home.glob("runs/*/started")}
+        found = {each.parent.name: len(each.read_text()) for each in self.home.glob("runs/*/started")}
+        return {run: starts for run, starts in found.items() if starts}
 
 
 def window(model, monitor):
@@ -180,14 +183,12 @@ def loop(platform, tmp_path):
 
 
 def topic_of_model(loop):
-    from confluent_kafka.admin import AdminClient, NewTopic
-
     admin = AdminClient({"bootstrap.servers": loop.kafka})
     admin.create_topics([NewTopic(f"predictions.{loop.model}", 1, 1)])[f"predictions.{loop.model}"].result(timeout=20)
 
 
 def test_alert_to_promotion_and_every_process_killed_on_the_way(loop):
-    controller, consumer = loop.controller(), loop.consumer(seconds=1.0)
+    controller, consumer = loop.controller(), loop.consumer(seconds=60.0)
     first = loop.until(lambda: loop.told("models.control"))[0]
     assert (first["version"], first["event_time"], first["watermark"]) == ("prior", 0, at(31) - 1)
     # The first model; the consumer is killed while it trains, and its training with it.
@@ -278,9 +279,20 @@ def event(loop, number, at_ms=1000):
     }
 
 
+def group_members(kafka):
+    """How many processes the group of the consumers has, and its turns are given."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    (described,) = admin.describe_consumer_groups([GROUP]).values()
+    try:
+        found = described.result(timeout=20)
+    except KafkaException:  # the group's coordinator is not there yet
+        return 0
+    return len(found.members) if found.state == ConsumerGroupState.STABLE else 0
+
+
 def test_racing_consumers_submit_once_and_a_survivor_finishes(loop):
     racers = [loop.consumer(seconds=0.3) for _ in range(3)]
-    loop.until(lambda: any("owner" in each.log.read_text() for each in racers))
+    loop.until(lambda: group_members(loop.kafka) == 3 and any("owner" in each.log.read_text() for each in racers))
     writer = Writer(loop.kafka, f"events-{loop.model}")
     for number in range(4):
         writer.publish([Publish("retraining.events", event(loop, number))] * 2)
@@ -291,6 +303,8 @@ def test_racing_consumers_submit_once_and_a_survivor_finishes(loop):
     owner.send_signal(signal.SIGCONT)
     loop.until(lambda: len(loop.told("models.decisions")) >= 4)
     time.sleep(2.0)
+    # Only the one that was cut off has been superseded; who waits its turn never takes itself for the owner.
+    assert [each.poll() for each in racers if each is not owner] == [None, None]
     decisions = [each["incident_id"] for each in loop.told("models.decisions")]
     assert sorted(decisions) == [f"{loop.model}-{number}" for number in range(4)]
     assert set(loop.starts()) == set(decisions)
