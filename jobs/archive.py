@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import clickhouse_connect
 from confluent_kafka import KafkaException
 
 from jobs.archiving import STORE_ERRORS, ArchiveError, Archiver, Limits
+from jobs.reading import client_of
 from schemas.topics import TOPICS, Topic, topic, topics_from_json
 
 __all__ = ["main"]
@@ -34,15 +33,13 @@ def run(kafka: str, clickhouse: str, topics: Sequence[Topic], limits: Limits, st
     Where ClickHouse is away, or an insert fails, whether it took place is not known: read the tables, and go on from
     what they say. After the last of ``RETRY_SECONDS`` without success, the error is raised.
     """
-    place = urlsplit(clickhouse)
     failures = 0
     archiver: Archiver | None = None
     reported = time.monotonic()
     while not stop.is_set():
         try:
             if archiver is None:
-                client = clickhouse_connect.get_client(host=place.hostname or "", port=place.port or 8123)
-                archiver = Archiver(kafka, client, topics, limits)
+                archiver = Archiver(kafka, client_of(clickhouse), topics, limits)
             elif failures:
                 archiver.rewind()
             archiver.step()

@@ -283,13 +283,14 @@ class Archiver:
             return
         name, value = place[0], message.value()
         self._next[place] = offset + 1
-        if value is not None or not is_ours(message):
+        foreign = value is not None or not is_ours(message)
+        if foreign:
             self._quiet.heard(*place)
         keyless = message.key() is None
         is_change = value is not None or (self._topics[name].changelog == UPSERT and not keyless)
         if not is_change or (keyless and name.startswith(WITH_PROGRESS)):
             self.counts["skipped"] += 1
-            if value is None and self._topics[name].time and not is_ours(message):
+            if value is None and self._topics[name].time and foreign:
                 self._quiet.reached(name, message.timestamp()[1])  # a heartbeat of the producer's
             return
         if not self._rows:

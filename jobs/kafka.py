@@ -4,7 +4,6 @@ Records are dicts of the topic's schema with times as UTC epoch milliseconds. Th
 event time.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -30,7 +29,6 @@ __all__ = [
 ]
 
 TIMEOUT_S = 30.0
-_ELECTING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 BATCH_RECORDS = 5_000
 POLL_S = 0.1
 RETRIES_MAX = 20
@@ -313,19 +311,11 @@ def first_timestamp_ms(kafka: str, name: str) -> int | None:
 
 
 def _watermarks(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=TIMEOUT_S)
-        except KafkaException as exc:
-            # Of a topic that was created a moment ago the broker may not know yet that it leads it.
-            if exc.args[0].code() not in _ELECTING or time.monotonic() > deadline:
-                raise BrokerError(
-                    f"expected the offsets of {name}-{partition}, got {exc}: is the platform up?"
-                ) from exc
-            time.sleep(0.1)
-        else:
-            return int(low), int(high)
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=TIMEOUT_S)
+    except KafkaException as exc:
+        raise BrokerError(f"expected the offsets of {name}-{partition}, got {exc}: is the platform up?") from exc
+    return int(low), int(high)
 
 
 def _partitions(consumer: Consumer, name: str) -> list[int]:

@@ -24,7 +24,7 @@ from typing import cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-__all__ = ["HEARTBEAT_HEADER", "QUIET_SECONDS", "QuietTopics", "is_ours"]
+__all__ = ["QUIET_SECONDS", "QuietTopics", "is_ours"]
 
 QUIET_SECONDS = 5.0
 HEARTBEAT_HEADER = "headwater.clock"

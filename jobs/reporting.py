@@ -15,15 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import clickhouse_connect
 import pandas as pd
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from pandas.api.types import is_numeric_dtype
 
 from jobs.kafka import BrokerError, TopicLog
+from jobs.reading import client_of
 from monitors.reports import ReportError, draw_report
 
 __all__ = ["Reporter", "main"]
@@ -138,10 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: stops.append(number))
     os.nice(19)
-    address = urlsplit(given.clickhouse)
-    client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
     try:
-        run(given.kafka, Reporter(client, Path(given.home)), stops)
+        run(given.kafka, Reporter(client_of(given.clickhouse), Path(given.home)), stops)
     except BrokerError as exc:
         print(f"reporter: {exc}", file=sys.stderr)  # noqa: T201
         return 1

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import Message, TopicPartition
 
 from features.compiler.inputs import Inputs
 from jobs.kafka import BrokerError, TopicLog, decode, end_offsets, reader
+from jobs.reading import client_of
 from monitors.policy import Policy, quarantine_spans
 from schemas.codec import DecodeError
 from schemas.topics import TOPICS
@@ -149,8 +148,7 @@ class Archive:
         return [(int(part), int(offset), int(count)) for part, offset, count in self._query(sql)]
 
     def _query(self, sql: str) -> list[tuple[Any, ...]]:
-        address = urlsplit(self.clickhouse)
-        client = clickhouse_connect.get_client(host=address.hostname or "", port=address.port or 8123)
+        client = client_of(self.clickhouse)
         try:
             return [tuple(row) for row in client.query(sql).result_rows]
         finally:
