@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -19,54 +15,40 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
+from guests import (
+    DAY_MS,
+    HOUR_MS,
+    MINUTE_MS,
+    START_MS,
+    Record,
+    applied,
+    guest_platform,
+    headwater,
+    inside,
+    last_row_ms,
+    same,
+    verify,
+)
 
-from compose.local.home import Home
-from compose.local.platform import Platform, Running, local_services
-from compose.projects import services
-from features.comparison import Parity
+from compose.local.platform import Platform, Running
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
 from jobs.reading import client_of
-from jobs.served import verify_rows
 from schemas.codec import Codec
 
 REPO = Path(__file__).parents[1] / "repos" / "shop"
-START_MS = 1_700_000_000_000
-MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
-Record = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home = Home(tmp_path_factory.mktemp("any")).prepare()
-    with Platform(home, services=local_services, more=lambda: services(home)).running() as started:
+    with guest_platform(tmp_path_factory.mktemp("any")) as started:
         yield started
 
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The repo as its owner has it: applied by Feast, whose registry wants its functions to be importable."""
-    copy = tmp_path / "shop"
-    shutil.copytree(REPO, copy)
-    program = str(Path(sys.executable).with_name("feast"))
-    done = subprocess.run([program, "-c", str(copy), "apply"], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.syspath_prepend(copy)
-    yield copy
-    sys.modules.pop("definitions", None)  # which Feast imported
-
-
-def headwater(platform: Platform, *arguments: str, status: int = 0, said: bool = False) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "compose.cli", *arguments],
-        env={**os.environ, "HEADWATER_HOME": str(platform.home.root)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout if status == 0 or said else done.stderr
+    with applied(REPO, tmp_path, monkeypatch) as copy:
+        yield copy
 
 
 def orders(seed: int, count: int) -> list[Record]:
@@ -115,25 +97,8 @@ def send(platform: Platform, codec: Codec, records: list[Record], until_ms: int)
     assert producer.flush(30) == 0
 
 
-def inside(records: list[Record], at_ms: int, window_ms: int) -> list[Record]:
-    return [each for each in records if at_ms - window_ms < each["placed"] <= at_ms]
-
-
 def amounts(records: list[Record]) -> list[float]:
     return [each["amount"] for each in records if each["amount"] is not None]
-
-
-def last_row_ms(records: list[Record], hop: int, spans: list[tuple[int, int]], until_ms: int) -> int:
-    """Time of the newest row before the end: closes of active tiles, and slides of windows that were not empty."""
-    due = {-(-each["placed"] // hop) * hop for each in records}
-    newest = 0
-    while due and min(due) <= until_ms:
-        newest = min(due)
-        due.remove(newest)
-        for window, slide in spans:
-            if inside(records, newest, window):
-                due.add((newest // slide + 1) * slide)
-    return newest
 
 
 def spending_of(records: list[Record], until_ms: int) -> Record:
@@ -173,13 +138,6 @@ def served(repo: Path, service: str, entities: list[Record]) -> list[Record]:
     store = FeatureStore(str(repo))
     found = store.get_online_features(store.get_feature_service(service), entities).to_dict()
     return [{name: values[at] for name, values in found.items()} for at in range(len(entities))]
-
-
-def same(got: Any, want: Any, name: str) -> bool:
-    if want is None or got is None:
-        return want is None and (got is None or (isinstance(got, float) and math.isnan(got)))
-    relative = 0.0101 if name in ("typical", "dear") else 1e-9
-    return math.isclose(got, want, rel_tol=relative) if isinstance(want, float) else bool(got == want)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -277,8 +235,3 @@ def planted(platform: Platform, repo: Path) -> None:
         client.command(f"EXCHANGE TABLES headwater.changed AND headwater.{table}")
         client.command("DROP TABLE headwater.changed SYNC")
     assert verify(platform, repo).mismatches == 0
-
-
-def verify(platform: Platform, repo: Path) -> Parity:
-    at = platform.endpoints
-    return verify_rows(client_of(at.clickhouse), at.kafka, load_repo(repo).views.values()).parity

@@ -1,9 +1,6 @@
 """A bank's tables, replicated: from their changes to what is served, verified and backfilled."""
 
 import json
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,40 +13,29 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
-from test_any_repo import headwater, verify
+from guests import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, applied, guest_platform, headwater, verify
 
-from compose.local.home import Home
-from compose.local.platform import Platform, local_services
-from compose.projects import services
+from compose.local.platform import Platform
 from features.compiler.repo import Repo, load_repo
 from features.compiler.sources import avro_schema
 from jobs.reading import TopicReader
 from schemas.codec import ANY_ID, Codec
 
 REPO = Path(__file__).parents[1] / "repos" / "bank"
-START_MS = 1_700_000_000_000
-MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 TOPICS = ("bank.public.payments", "bank.cards")
 Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home = Home(tmp_path_factory.mktemp("bank")).prepare()
-    with Platform(home, services=local_services, more=lambda: services(home)).running() as started:
+    with guest_platform(tmp_path_factory.mktemp("bank")) as started:
         yield started
 
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    copy = tmp_path / "bank"
-    shutil.copytree(REPO, copy)
-    program = str(Path(sys.executable).with_name("feast"))
-    done = subprocess.run([program, "-c", str(copy), "apply"], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.syspath_prepend(copy)
-    yield copy
-    sys.modules.pop("definitions", None)  # which Feast imported
+    with applied(REPO, tmp_path, monkeypatch) as copy:
+        yield copy
 
 
 class Bank:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 from confluent_kafka import Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from guests import cli
 
 from compose.local.home import Home, PlatformError
 from compose.local.jobs import FlinkRest, JobBook
@@ -106,14 +105,7 @@ class Lane:
         (self.repo / "definitions.py").write_text(HEAD + views)
 
     def headwater(self, *arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "compose.cli", *arguments],
-            env={**os.environ, "HEADWATER_HOME": str(self.platform.home.root)},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = cli(self.platform, *arguments, timeout_s=240)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -1,15 +1,13 @@
 """Jobs submitted, listed and cancelled from the command line: on the local platform, and on a cluster by address."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from guests import cli
 
 from compose.local.home import Home
 from compose.local.jobs import FlinkRest
@@ -26,14 +24,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 def headwater(platform: Platform, *arguments: str, fails: bool = False) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "compose.cli", *arguments],
-        env={**os.environ, "HEADWATER_HOME": str(platform.home.root)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = cli(platform, *arguments)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr if fails else done.stdout

@@ -2,9 +2,6 @@
 
 import json
 import math
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,11 +14,9 @@ import pytest
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
-from test_any_repo import HOUR_MS, MINUTE_MS, START_MS, Record, headwater, inside, last_row_ms, same
+from guests import HOUR_MS, MINUTE_MS, START_MS, Record, applied, guest_platform, headwater, inside, last_row_ms, same
 
-from compose.local.home import Home
-from compose.local.platform import Platform, local_services
-from compose.projects import services
+from compose.local.platform import Platform
 from features.compiler.repo import load_repo
 from jobs.reading import TopicReader, client_of
 from jobs.served import verify_rows
@@ -48,21 +43,14 @@ CORRUPT = [
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home = Home(tmp_path_factory.mktemp("drivers")).prepare()
-    with Platform(home, services=local_services, more=lambda: services(home)).running() as started:
+    with guest_platform(tmp_path_factory.mktemp("drivers")) as started:
         yield started
 
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    copy = tmp_path / "drivers"
-    shutil.copytree(REPO, copy)
-    program = str(Path(sys.executable).with_name("feast"))
-    done = subprocess.run([program, "-c", str(copy), "apply"], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.syspath_prepend(copy)
-    yield copy
-    sys.modules.pop("definitions", None)
+    with applied(REPO, tmp_path, monkeypatch) as copy:
+        yield copy
 
 
 def times(random: np.random.Generator, count: int) -> list[int]:

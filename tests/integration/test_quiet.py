@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,10 +12,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from guests import guest_platform, headwater
 
-from compose.local.home import Home
-from compose.local.platform import Platform, Running, local_services
-from compose.projects import services
+from compose.local.platform import Platform, Running
 from features.compiler.repo import load_repo
 from features.compiler.sources import avro_schema, schema_id
 from features.compiler.topics import feature_topic
@@ -69,8 +66,7 @@ rate = StreamFeatureView(
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home = Home(tmp_path_factory.mktemp("quiet")).prepare()
-    with Platform(home, services=local_services, more=lambda: services(home)).running() as started:
+    with guest_platform(tmp_path_factory.mktemp("quiet")) as started:
         yield started
 
 
@@ -80,15 +76,7 @@ def repo(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pulse")
     (folder / "feature_store.yaml").write_text(SETTINGS)
     (folder / "definitions.py").write_text(DEFINITIONS)
-    done = subprocess.run(
-        [sys.executable, "-m", "compose.cli", "submit", "features", "--repo", str(folder)],
-        env={**os.environ, "HEADWATER_HOME": str(platform.home.root)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    headwater(platform, "submit", "features", "--repo", str(folder))
     return folder
 
 

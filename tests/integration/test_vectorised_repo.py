@@ -15,12 +15,10 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from test_any_repo import HOUR_MS, START_MS, headwater, verify
+from guests import DAY_MS, HOUR_MS, START_MS, Record, guest_platform, headwater, verify
 
-from compose.local.home import Home
 from compose.local.jobs import FlinkRest
-from compose.local.platform import Platform, local_services
-from compose.projects import services
+from compose.local.platform import Platform
 from features.comparison import compare_rows
 from features.compiler.clickhouse import SETTINGS
 from features.compiler.definition import definition
@@ -35,16 +33,13 @@ from schemas.topics import LATE_SUFFIX
 
 REPO = Path(__file__).parents[1] / "repos" / "cards"
 TOPIC = "cards.payments"
-DAY_MS = 24 * HOUR_MS
 EUROS = {"EUR": 1.0, "USD": 0.92, "GBP": 1.17}
-Record = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home = Home(tmp_path_factory.mktemp("cards")).prepare()
-    with Platform(home, services=local_services, more=lambda: services(home)).running() as started:
+    with guest_platform(tmp_path_factory.mktemp("cards")) as started:
         yield started
 
 
