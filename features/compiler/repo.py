@@ -125,24 +125,27 @@ def _inside(path: Path) -> Iterator[None]:
 
     Both are put back. Modules that go by the names of the repo's files and folders are set aside meanwhile, and what
     is imported now is forgotten, so that a repo is read as its files are now, and many with a ``views.py`` each can be
-    read in one process.
+    read in one process. No bytecode of theirs is kept: it would be taken for that of a file which changes within the
+    same second and does not grow.
     """
     names = {each.stem for each in path.glob("*.py")} | {each.name for each in path.iterdir() if each.is_dir()}
 
     def ours() -> dict[str, ModuleType]:
         return {name: each for name, each in sys.modules.items() if name.partition(".")[0] in names}
 
-    before, kept = Path.cwd(), ours()
+    before, kept, writes_none = Path.cwd(), ours(), sys.dont_write_bytecode
     for name in kept:
         del sys.modules[name]
     os.chdir(path)
     sys.path.insert(0, str(path))
     importlib.invalidate_caches()
+    sys.dont_write_bytecode = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        sys.dont_write_bytecode = writes_none
         os.chdir(before)
         sys.path.remove(str(path))
         for name in ours():

@@ -1,6 +1,7 @@
 """Feast repos read from their files: as they are now, and each for itself."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def test_each_repo_has_its_own_modules_whoever_imported_theirs_before(tmp_path: 
         for name in ("definitions", "more"):
             sys.modules.pop(name, None)
         sys.modules.update(others)
+
+
+def test_a_file_that_changes_at_once_and_keeps_its_size_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    repo = write(tmp_path / "one", "a")
+    written = (repo / "more.py").stat()
+    assert list(load_repo(repo).services) == ["a"]
+    write(tmp_path / "one", "b")
+    os.utime(repo / "more.py", ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert list(load_repo(repo).services) == ["b"]
+    assert not list(repo.rglob("__pycache__"))
 
 
 def test_what_is_no_repo_is_said(tmp_path: Path) -> None:
