@@ -23,6 +23,7 @@ from compose.local.jars import jars
 from compose.local.kafka import kafka_service
 from compose.local.services import HOST, Service, free_ports, http_ready, python_module
 from compose.local.supervisor import Supervisor
+from features import READ_BEFORE
 from schemas.topics import Topic
 
 __all__ = ["AlreadyRunningError", "Endpoints", "Platform", "Running", "local_services", "memory_bytes"]
@@ -208,6 +209,7 @@ class Platform:
         return {
             # Each thread of a small process would otherwise reserve, and in time fill, an arena of its own.
             "MALLOC_ARENA_MAX": "2",
+            **READ_BEFORE,
             "PYTHONUNBUFFERED": "1",
             **inherited,
             **self.endpoints.environ(self.home),

@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from features import READ_BEFORE
 from features.compiler.repo import RepoError, load_repo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -64,3 +66,11 @@ def test_what_is_no_repo_is_said(tmp_path: Path) -> None:
     (folder / "feature_store.yaml").write_text("provider: local\n")
     with pytest.raises(RepoError, match="to name a project"):
         load_repo(folder)
+
+
+@pytest.mark.parametrize(("environ", "is_checked"), [({}, True), (READ_BEFORE, False)])
+def test_definitions_are_checked_where_they_are_first_read(environ: dict[str, str], is_checked: bool) -> None:
+    program = "import features, feast; feast.Field(name=1, dtype=feast.types.Int64)"
+    others = {name: value for name, value in os.environ.items() if name not in READ_BEFORE}
+    done = subprocess.run([sys.executable, "-c", program], env=others | environ, capture_output=True, check=False)
+    assert ("TypeCheckError" in done.stderr.decode()) is is_checked
