@@ -73,7 +73,7 @@ def _paced(broker: Broker, inputs: ModelInputs) -> Broker:
     """
     hops = [definition(view).hop_ms for view in inputs.views]
     step_ms = max(hops, default=0) // 2 // 1000 * 1000
-    return replace(broker, step_ms=step_ms, align=broker.align and ALIGNMENT, align_ms=100)
+    return replace(broker, step_ms=step_ms, align=broker.align and ALIGNMENT, align_ms=300)
 
 
 def declare_versions(environment: StreamTableEnvironment, broker: Broker, inputs: ModelInputs) -> None:

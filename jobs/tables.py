@@ -78,7 +78,7 @@ class Broker:
     servers: str
     job: str
     align: str = ""
-    align_ms: int = 200
+    align_ms: int = 500
     carries: bool = False
     step_ms: int = 0
     idle: str = ""

@@ -109,7 +109,7 @@ class LocalBackend:
             known = str(_read(directory / "submission.json")["payload_hash"])
         except (OSError, ValueError, KeyError) as exc:
             raise BackendError(f"expected a run in {directory}, got {exc!r}") from exc
-        self._reap(submission_id)
+        self._reap()
         attempts = _attempts(directory)
         with _lock(directory) as free:  # first: a result that comes meanwhile is seen below
             running = not free
@@ -176,7 +176,7 @@ class LocalBackend:
 
     def _start(self, directory: Path, payload: Mapping[str, Any]) -> None:
         """Start a process unless there is one, a result, or nothing left to try."""
-        self._reap(directory.name)
+        self._reap()
         with _lock(directory) as free:
             attempts = _attempts(directory)
             done = _result(directory) is not None or (directory / "cancelled").exists()
@@ -201,10 +201,9 @@ class LocalBackend:
                     start_new_session=True,
                 )
 
-    def _reap(self, name: str) -> None:
-        child = self._children.get(name)
-        if child is not None and child.poll() is not None:
-            del self._children[name]
+    def _reap(self) -> None:
+        """Of all runs: one that has its result is not asked for again, and its process may have ended after that."""
+        self._children = {name: child for name, child in self._children.items() if child.poll() is None}
 
 
 @contextlib.contextmanager
