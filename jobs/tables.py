@@ -60,7 +60,8 @@ class Broker:
     align : str
         How far one topic may run ahead of the others in event time, as a Flink duration; empty for no bound.
     align_ms : int
-        How often that is looked at: no topic goes faster than `align` in this time.
+        How often that is looked at: no topic goes faster than `align` in this time. Each look is a message from and to
+        every source; three times as often, the JobManager took a third more processor time.
     carries : bool
         Whether what the job writes carries its watermark on to the next: then watermarks follow every record.
     step_ms : int
