@@ -14,12 +14,22 @@ import pytest
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from feast import FeatureStore
-from guests import HOUR_MS, MINUTE_MS, START_MS, Record, applied, guest_platform, headwater, inside, last_row_ms, same
+from guests import (
+    HOUR_MS,
+    MINUTE_MS,
+    START_MS,
+    Record,
+    applied,
+    guest_platform,
+    headwater,
+    inside,
+    last_row_ms,
+    same,
+    verify,
+)
 
 from compose.local.platform import Platform
-from features.compiler.repo import load_repo
 from jobs.reading import TopicReader, client_of
-from jobs.served import verify_rows
 
 REPO = Path(__file__).parents[1] / "repos" / "drivers"
 DRIVERS = range(1001, 1006)
@@ -237,8 +247,7 @@ def verified(platform: Platform, repo: Path, driven: int, ridden: int) -> None:
     assert counts == [driven, ridden]
     deadline = time.monotonic() + 30
     while True:
-        at = platform.endpoints
-        found = verify_rows(client_of(at.clickhouse), at.kafka, load_repo(repo).views.values()).parity
+        found = verify(platform, repo)
         if not found.mismatches or time.monotonic() > deadline:
             break
         time.sleep(1)
