@@ -22,6 +22,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pandas.api.types import is_numeric_dtype
 
 from jobs.kafka import BrokerError, TopicLog
+from jobs.niceness import session_yields
 from jobs.reading import client_of
 from monitors.reports import ReportError, draw_report
 
@@ -77,7 +78,7 @@ class Reporter:
         text = [name for name in order if not is_numeric_dtype(current[name])]
         title = f"{alert['model']} {alert['model_version']}: {alert['monitor']} {alert['segment']}".strip()
         draft = self._file(alert).with_suffix(".partial")
-        draw_report(reference[order], current[order], draft, text, title, alert["summary"])
+        draw_report(reference[order], current[order], draft, text, title, alert["summary"], list(named))
         draft.replace(self._file(alert))
         return self._file(alert)
 
@@ -137,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: stops.append(number))
     os.nice(19)
+    session_yields(19)
     try:
         run(given.kafka, Reporter(client_of(given.clickhouse), Path(given.home)), stops)
     except BrokerError as exc:

@@ -40,3 +40,10 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         draw_report(frame(0), frame(0, rows=0), tmp_path / "r.html")
     with pytest.raises(ReportError, match="with values on both sides"):
         draw_report(frame(0)[["gust"]], frame(0)[["gust"]], tmp_path / "r.html")
+
+
+def test_of_all_columns_only_some_are_summarised(tmp_path):
+    whole = draw_report(frame(0), frame(3), tmp_path / "whole.html", ["carrier"]).read_text()
+    close = draw_report(frame(0), frame(3), tmp_path / "close.html", ["carrier"], closely=["delay"]).read_text()
+    assert len(close) < len(whole)
+    assert whole.count("flights") > close.count("flights") > 0, "how it drifted is still there"

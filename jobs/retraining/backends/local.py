@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.niceness import session_yields
 from jobs.retraining.backends.base import BackendError, ConflictError, Submission, checked_id, payload_hash
 
 __all__ = ["LocalBackend", "LocalSettings"]
@@ -191,7 +192,7 @@ class LocalBackend:
             # 3. The child keeps the lock: it shares the open file.
             wrapper = (sys.executable, "-I", "-S", "-c", _CHILD, str(os.getpid()), str(self.settings.niceness))
             with (directory / "log").open("ab") as log:
-                self._children[directory.name] = subprocess.Popen(
+                child = self._children[directory.name] = subprocess.Popen(
                     [*wrapper, *self.command, "--run", str(directory)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -200,6 +201,7 @@ class LocalBackend:
                     pass_fds=(free,),
                     start_new_session=True,
                 )
+            session_yields(self.settings.niceness, child.pid)
 
     def _reap(self) -> None:
         """Of all runs: one that has its result is not asked for again, and its process may have ended after that."""
