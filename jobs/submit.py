@@ -42,6 +42,7 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
+@click.option("--checkpoint-ms", type=click.IntRange(100), default=1000, help="Between two checkpoints.")
 @click.option("--bounded", is_flag=True, help="Read what the topics hold now, and end.")
 @click.option("--from-checkpoint", "starts", multiple=True, metavar="JOB=PATH", help="Checkpoint a job starts from.")
 def main(
@@ -56,6 +57,7 @@ def main(
     service: str,
     mode: str,
     jars: Sequence[Path],
+    checkpoint_ms: int,
     bounded: bool,
     starts: Sequence[str],
 ) -> None:
@@ -63,7 +65,17 @@ def main(
     checkpoints = dict(each.split("=", 1) for each in starts)
     archives = tuple(str(jar.resolve()) for jar in jars)
     plan = Plan(
-        kafka, flink, home, archives, tuple(views), _numbers(generations), _numbers(letters), service, mode, bounded
+        kafka,
+        flink,
+        home,
+        archives,
+        tuple(views),
+        _numbers(generations),
+        _numbers(letters),
+        service,
+        mode,
+        checkpoint_ms,
+        bounded,
     )
     try:
         definitions = load_repo(repo)
@@ -89,6 +101,7 @@ class Plan:
     letters: Mapping[str, int]
     service: str
     mode: str
+    checkpoint_ms: int
     bounded: bool
 
 
@@ -109,7 +122,7 @@ def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
     """
     project = job.startswith("features-")
     # All that has state in it has a name of ours: what it does not claim is of views that were changed or removed.
-    cluster = Cluster(plan.flink, plan.jars, savepoint=checkpoint, drops=project)
+    cluster = Cluster(plan.flink, plan.jars, plan.checkpoint_ms, savepoint=checkpoint, drops=project)
     environment = stream_environment(cluster, f"headwater-{job}")
     ends_here = job in ("drift", "baseline")
     # The connector fails where it is to pause a bounded partition that it has read to its end.

@@ -173,30 +173,33 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "succeeded", "decision": "refused", "reason": reason, "held_out_rows": int(held.sum())}
     card = {"columns": list(inputs.columns), "categories": categories(run)}
     matrix, label = model_matrix(run.frame, card), run.label
+    recent = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - REFERENCE_MS
     with fitting() as begin_fit:
+        # 1. All that is fitted is begun at once, also what only a winner needs: most win, and an incident waits.
         rival = begin_fit(matrix[~held], label[~held])
         # What is compared is the recipe. What answers is fitted with the newest week too: it is the likest to come.
         fitted = begin_fit(matrix, label)
+        unaware = OutOfFold(begin_fit, matrix[recent], label[recent], run.frame["time_ms"].to_numpy()[recent])
+        # 2. Meanwhile what needs no new model.
         champion = judge(label[held], champion_scores(payload, run.frame[held], inputs))
-        challenger = judge(label[held], rival.result().predict_proba(matrix[held])[:, 1])
         parity = proof(payload)
+        ledger = Registry(payload, run)
+        # 3. Who is better?
+        challenger = judge(label[held], rival.result().predict_proba(matrix[held])[:, 1])
         proven = parity.mismatches <= payload["parity"] * parity.compared
         won = proven and challenger["log_loss"] <= champion["log_loss"] - payload["margin"]
         both = (("champion", champion), ("challenger", challenger))
         told = {f"{who}_{name}": value for who, of in both for name, value in of.items()}
         told |= {"parity_compared": parity.compared, "parity_mismatches": parity.mismatches}
-        ledger = Registry(payload, run)
         ledger.log(told)
         # A model that lost is not kept: its figures and its data are, in the run.
         version, uri = ledger.run_name, ""
         if won:
             version = ledger.register()
             directory = Path(payload["models_dir"]) / payload["model"] / version
-            recent = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - REFERENCE_MS
-            unseen = out_of_fold(begin_fit, matrix[recent], label[recent], run.frame["time_ms"].to_numpy()[recent])
             facts = {**card, "version": version, "rows": len(matrix), "incident_id": payload["incident_id"]}
             write_model(directory, fitted.result(), matrix, facts | {"trained_ms": span_of(run)})
-            (directory / "reference.avro").write_bytes(reference(run, recent, unseen, version, payload))
+            (directory / "reference.avro").write_bytes(reference(run, recent, unaware.probability(), version, payload))
             uri = str(directory)
     verdict = (
         f"log loss {challenger['log_loss']:.4f} against {champion['log_loss']:.4f} on {held.sum():,} held-out rows; "
@@ -241,19 +244,34 @@ def span_of(run: Run) -> list[int]:
     return [int(run.frame["time_ms"].iloc[0]), int(run.frame["time_ms"].iloc[-1])]
 
 
-def out_of_fold(
-    begin_fit: Callable[..., Future[HistGradientBoostingClassifier]],
-    matrix: npt.NDArray[np.float32],
-    label: npt.NDArray[np.int64],
-    time_ms: npt.NDArray[np.int64],
-) -> Floats:
-    """Probabilities by models that have not seen the row's day."""
-    folds = [time_ms // DAY_MS % FOLDS == fold for fold in range(FOLDS)]
-    models = [begin_fit(matrix[~mine], label[~mine]) for mine in folds]
-    found = np.zeros(len(label))
-    for mine, model in zip(folds, models, strict=True):
-        found[mine] = model.result().predict_proba(matrix[mine])[:, 1]
-    return found
+class OutOfFold:
+    """Probabilities by models that have not seen the row's day; fitting begins at once.
+
+    Parameters
+    ----------
+    begin_fit : callable
+        See :func:`fitting`.
+    matrix : array, shape (n, columns)
+    label, time_ms : array, shape (n,)
+    """
+
+    def __init__(
+        self,
+        begin_fit: Callable[..., Future[HistGradientBoostingClassifier]],
+        matrix: npt.NDArray[np.float32],
+        label: npt.NDArray[np.int64],
+        time_ms: npt.NDArray[np.int64],
+    ) -> None:
+        self._matrix = matrix
+        self._folds = [time_ms // DAY_MS % FOLDS == fold for fold in range(FOLDS)]
+        self._models = [begin_fit(matrix[~mine], label[~mine]) for mine in self._folds]
+
+    def probability(self) -> Floats:
+        """Once the models are fitted, shape (n,)."""
+        found = np.zeros(len(self._matrix))
+        for mine, model in zip(self._folds, self._models, strict=True):
+            found[mine] = model.result().predict_proba(self._matrix[mine])[:, 1]
+        return found
 
 
 def fit_on_history(clickhouse: str, inputs: Inputs, until_ms: int) -> Callable[[pd.DataFrame], Floats] | None:

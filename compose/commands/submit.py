@@ -25,6 +25,13 @@ __all__ = ["command"]
     show_default=True,
     help="Features of a request (scoring): of its own event time, or the newest in the online store.",
 )
+@click.option(
+    "--checkpoint-ms",
+    type=click.IntRange(100),
+    default=1000,
+    show_default=True,
+    help="Between two checkpoints: what is written can be read after one. Fewer cost less.",
+)
 @click.option("--fresh", is_flag=True, help="Every view from the beginning of its topic; writes all rows again.")
 def command(
     jobs: tuple[str, ...],
@@ -34,6 +41,7 @@ def command(
     views: tuple[str, ...],
     service: str | None,
     mode: str,
+    checkpoint_ms: int,
     fresh: bool,
 ) -> None:
     """Run JOBS on a Flink cluster: features, scoring, drift.
@@ -54,7 +62,7 @@ def command(
     """
     if repo and _is_flights(repo):
         repo = None  # what runs without --repo
-    options = ["--mode", mode]
+    options = ["--mode", mode, "--checkpoint-ms", str(checkpoint_ms)]
     options += ["--service", service] if service else []
     for view in views:
         options += ["--view", view]

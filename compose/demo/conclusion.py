@@ -1,7 +1,7 @@
 """What a finished demo says: the ledger counted and frozen models scored on the same requests, in one summary."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from compose.control import ControlLog, milliseconds
 from compose.demo.ledger import count
-from compose.demo.summary import Summary, summarize
+from compose.demo.summary import Summary, half_year_split, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
 from compose.services import INPUTS_FILE, REPO
@@ -49,16 +49,22 @@ def conclude(
     """
     at = platform.endpoints
     client = client_of(at.clickhouse)
-    ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
-    found = first_model(at.kafka)
-    verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
+    split_ms = half_year_split(client)
+    with ThreadPoolExecutor(1) as beside:
+        half_year = beside.submit(half_year_model, platform, split_ms)
+        ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
+        found = first_model(at.kafka)
+        verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
+        progress("training a model on the first half of the year, to compare with")
+        half_year.result()
     return summarize(
         at.kafka,
         client,
         ledger,
         frozen=score_of(found[0]) if found else None,
         frozen_from_ms=found[1] if found else None,
-        train_half_year=partial(half_year_model, platform),
+        half_year=half_year.result(),
+        split_ms=split_ms,
         seconds=seconds,
         replay_seconds=replay_seconds,
         progress=progress,
@@ -79,7 +85,13 @@ def score_of(directory: str) -> Score:
 
 
 def half_year_model(platform: Platform, until_ms: int, model: str = "delay") -> Score | None:
-    """A model trained on what was logged and known at an event time; None where that is too little to train on."""
+    """A model trained on what was logged and known at an event time.
+
+    None where that is too little to train on, and where there is no later traffic to judge it by.
+    """
+    sql = "SELECT toUnixTimestamp64Milli(max(event_time)) FROM headwater.predictions_delay"
+    if int(client_of(platform.endpoints.clickhouse).query(sql).result_rows[0][0]) <= until_ms:
+        return None
     from jobs.training import fit_on_history
 
     inputs = read_inputs(platform.home.path(INPUTS_FILE))[model]

@@ -23,6 +23,8 @@ from compose.services import headwater_platform
 __all__ = ["JOBS", "Demo", "Options", "demo_home", "prepared"]
 
 JOBS = ("features", "scoring", "drift")
+# A job writes all its state at a checkpoint, and a year takes minutes here. In `latest` mode a second is months.
+CHECKPOINT_MS = {"as-of": 2000, "latest": 1000}
 QUIET_SECONDS = 3.0
 LOG_TAIL_BYTES = 128 << 10
 # Longer without any progress, and something is stuck: better to say so than to wait.
@@ -97,7 +99,9 @@ class Demo:
     def submit(self) -> None:
         """Send the three jobs."""
         at = self.platform.endpoints
-        JobBook(self.platform.home, at.kafka, at.flink).submit(JOBS, ["--mode", self.options.mode])
+        mode = self.options.mode
+        options = ["--mode", mode, "--checkpoint-ms", str(CHECKPOINT_MS[mode])]
+        JobBook(self.platform.home, at.kafka, at.flink).submit(JOBS, options)
 
     def replay(self, hold: bool = True) -> None:
         """Start the traffic, as one more service: a replayer that is killed goes on where it was.

@@ -218,7 +218,8 @@ def summarize(
     *,
     frozen: Score | None,
     frozen_from_ms: int | None,
-    train_half_year: Callable[[int], Score | None],
+    half_year: Score | None,
+    split_ms: int,
     seconds: float,
     replay_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
@@ -235,21 +236,14 @@ def summarize(
     ledger : Ledger
     frozen, frozen_from_ms
         See :func:`compare`.
-    train_half_year : callable
-        Trains on what was known at an event time (UTC epoch ms) and gives the model's score; None where it cannot.
-        Only called where there is traffic to judge it by.
+    half_year, split_ms
+        See :func:`compare`.
     seconds, replay_seconds : float
         Wall time.
     progress : callable
         Told what is going on.
     verification : Verification, optional
     """
-    split_ms = half_year_split(client)
-    sql = "SELECT toUnixTimestamp64Milli(max(event_time)) FROM headwater.predictions_delay"
-    half_year = None
-    if int(client.query(sql).result_rows[0][0]) > split_ms:
-        progress("training a model on the first half of the year, to compare with")
-        half_year = train_half_year(split_ms)
     progress("judging live and frozen models on the same requests")
     comparison = compare(client, frozen, frozen_from_ms, half_year, split_ms)
     return Summary(ledger, comparison, read_incidents(kafka), seconds, replay_seconds, digest(client), verification)
