@@ -22,7 +22,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,7 @@ __all__ = ["HeadwaterRedisOnlineStore", "HeadwaterRedisOnlineStoreConfig", "Redi
 
 TIMEOUT_SECONDS = 5.0  # unless connection_string says otherwise; Feast's own store waits for ever
 ROWS_PER_DECODE = 2000  # decoded while the server writes those before
+ROWS_FIRST = 400  # for which it has to wait
 WriteRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 log = logging.getLogger(__name__)
 
@@ -176,8 +177,9 @@ class RedisRows:
     def _calls(self, view: str, rows: Sequence[Row], refused: dict[str, list[DecodeError]]) -> Iterator[Call]:
         if view not in self._encoders:
             self.ensure(view)
-        for start in range(0, len(rows), ROWS_PER_DECODE):
-            good, bad = self._encoders[view].calls(rows[start : start + ROWS_PER_DECODE])
+        edges = [0, *range(ROWS_FIRST, len(rows), ROWS_PER_DECODE), len(rows)] if rows else []
+        for start, end in pairwise(edges):
+            good, bad = self._encoders[view].calls(rows[start:end])
             if bad:
                 refused.setdefault(view, []).extend(bad)
             yield from good
