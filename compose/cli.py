@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "Run Flink jobs: features, scoring, drift.",
     "jobs": "List and cancel Flink jobs.",
     "alerts": "Print drift alerts as they come.",
+    "incidents": "Show that each incident is submitted once.",
     "verify": "Compute every logged feature value again and compare.",
     "bench": "Measure each stage and the whole chain.",
     "features": "Show what the definitions of a Feast repo become.",

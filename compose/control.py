@@ -23,6 +23,7 @@ __all__ = [
     "Incident",
     "fold",
     "milliseconds",
+    "story",
 ]
 
 CONTROL_TOPICS = ("drift.alerts", "retraining.events", "submissions", "models.decisions", "models.control")
@@ -154,6 +155,24 @@ def fold(records: Mapping[str, list[dict[str, Any]]]) -> list[Incident]:
             by_id.setdefault(each["incident_id"], {}).setdefault(name, []).append(each)
     found = [_incident(incident_id, told) for incident_id, told in by_id.items()]
     return sorted(found, key=lambda each: (each.opened_ms, each.incident_id))
+
+
+def story(records: Mapping[str, list[dict[str, Any]]], incident_id: str) -> list[dict[str, Any]]:
+    """All that was said of an incident, in the order of its event time: ``at`` and ``topic``, and what it says.
+
+    Parameters
+    ----------
+    records : mapping
+        As :attr:`ControlLog.records`.
+    incident_id : str
+    """
+    found = []
+    for rank, name in enumerate(CONTROL_TOPICS):
+        for each in records.get(name, ()):
+            if each["incident_id"] == incident_id:
+                at = each["window_end"] if name == "drift.alerts" else each["event_time"]
+                found.append(((at, rank), {"at": at, "topic": name, **each}))
+    return [each for _, each in sorted(found, key=lambda entry: entry[0])]
 
 
 def _incident(incident_id: str, told: Mapping[str, list[dict[str, Any]]]) -> Incident:

@@ -87,7 +87,7 @@ _ALL = (
     Topic("drift.windows", 6, key="model"),
     Topic("drift.alerts", 7, key="incident_id"),
     Topic("retraining.events", 8, key="incident_id"),
-    Topic("submissions", 9, key="incident_id"),
+    Topic("submissions", 12, key="incident_id"),
     Topic("models.decisions", 10, key="incident_id"),
     Topic("models.control", 11, key="model"),
 )

@@ -5,17 +5,54 @@ wait, record the outcome. A process may die between any two, and records may com
 the topic comes to the same claim, and no step is wrong to repeat.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from jobs.retraining.backends.base import Submission
 
-__all__ = ["UNKNOWN", "Claim", "Claims", "Step", "next_step"]
+__all__ = ["UNKNOWN", "Alone", "Claim", "Claims", "Office", "Step", "next_step"]
 
-_RANKS = {"intent": 0, "accepted": 1, "cancelled": 2, "failed": 3, "succeeded": 4}
+_FACTS = ("intent", "accepted", "succeeded")
+_CONCLUSIONS = ("cancelled", "failed")
 
-Step = Literal["intend", "find", "submit", "accept", "wait", "settle", "conflict", "vanished", "stand down", "done"]
+Step = Literal[
+    "intend", "hold", "find", "submit", "accept", "wait", "settle", "conflict", "vanished", "stand down", "done"
+]
+
+
+class Office(Protocol):
+    """What an owner knows of its own term."""
+
+    @property
+    def epoch(self) -> int:
+        """Of the term; 0 once it is over."""
+
+    def may_submit(self) -> bool:
+        """Whether nobody else can submit now."""
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether nobody can have asked for a run whose intent is not known here."""
+
+    def is_committed(self, number: int) -> bool:
+        """Whether a majority holds our claims up to that number."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The office of one whom nobody else stands against; who comes after has the next epoch."""
+
+    epoch: int
+    knows_all: bool = True
+
+    def may_submit(self) -> bool:
+        """Always."""
+        return True
+
+    def is_committed(self, number: int) -> bool:
+        """Once it is published."""
+        return number > 0
 
 
 class _Unknown:
@@ -35,56 +72,157 @@ class Claim:
     ----------
     epoch : int
         The highest that has claimed it.
+    number : int
+        Of the last record about it among all those of that epoch's owner, from 1.
     status : str
         The furthest it has come.
     submission_id : str, optional
-    payload_hash : str
-        Of the first claim.
+    payload_hashes : frozenset of str
+        Of what owners were about to submit: what they made of the same event where they were.
+    event : mapping
+        The retraining event, so that whoever holds the claim can go on with it.
     detail : str, optional
     """
 
     incident_id: str
     epoch: int
+    number: int
     status: str
     submission_id: str | None
-    payload_hash: str
+    payload_hashes: frozenset[str]
+    event: Mapping[str, Any] = field(hash=False)
     detail: str | None = None
 
     @property
     def is_settled(self) -> bool:
         """Whether its outcome is recorded."""
-        return _RANKS[self.status] > _RANKS["accepted"]
+        return self.status not in ("intent", "accepted")
+
+
+class _Told:
+    """What records say of one incident, in whatever order they come.
+
+    How far it has come is so whoever says it. That it failed is a conclusion, and counts as long as nobody has taken
+    the incident over since: who had been an owner too long may have drawn it from what another did.
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        self.newest = self._furthest = self._failure = record
+        self._submission_id: str | None = None
+        self._hashes: frozenset[str] = frozenset()
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self.newest = max(self.newest, record, key=lambda each: (each["epoch"], each["number"]))
+        self._furthest = max(self._furthest, record, key=lambda each: _further(each, _FACTS))
+        self._failure = max(self._failure, record, key=lambda each: _later(each, _CONCLUSIONS))
+        names = [each for each in (self._submission_id, record["submission_id"]) if each is not None]
+        self._submission_id = min(names, default=None)
+        self._hashes |= {record["payload_hash"]}
+
+    @property
+    def claim(self) -> Claim:
+        epoch = self.newest["epoch"]
+        has_failed = self._failure["status"] in _CONCLUSIONS and self._failure["epoch"] == epoch
+        done = self._furthest["status"] == "succeeded" or not has_failed
+        told = self._furthest if done else self._failure
+        status = told["status"] if told["status"] in _FACTS or not done else "intent"
+        return Claim(
+            incident_id=self.newest["incident_id"],
+            epoch=epoch,
+            number=self.newest["number"],
+            status=status,
+            submission_id=self._submission_id,
+            payload_hashes=self._hashes,
+            event=self.newest["event"],
+            detail=told["detail"] if status == told["status"] else None,
+        )
+
+
+def _further(record: Mapping[str, Any], statuses: Sequence[str]) -> tuple[int, int, str]:
+    status = record["status"]
+    return (statuses.index(status) if status in statuses else -1, record["epoch"], record["detail"] or "")
+
+
+def _later(record: Mapping[str, Any], statuses: Sequence[str]) -> tuple[int, int, str]:
+    status = record["status"]
+    return (
+        record["epoch"] if status in statuses else -1,
+        statuses.index(status) if status in statuses else -1,
+        record["detail"] or "",
+    )
 
 
 class Claims:
-    """Claims by incident. Taking records in is commutative and idempotent."""
+    """Claims by incident. Taking records in is commutative and idempotent.
+
+    Parameters
+    ----------
+    records : iterable of mapping
+        Of ``submissions``.
+    """
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._by_id: dict[str, Claim] = {}
+        self._by_id: dict[str, _Told] = {}
+        # By epoch and number: whose claim a record was, and with what payload.
+        self._places: dict[int, dict[int, tuple[str, str]]] = {}
+        self._counted: dict[int, int] = {}
         for each in records:
             self.take(each)
 
+    def __iter__(self) -> Iterator[Claim]:
+        return iter([told.claim for told in self._by_id.values()])
+
     def take(self, record: Mapping[str, Any]) -> None:
         """A record of ``submissions``."""
-        fields = ("incident_id", "epoch", "status", "submission_id", "payload_hash", "detail")
-        new = Claim(**{name: record[name] for name in fields})
-        old = self._by_id.get(new.incident_id)
-        if old is None:
-            self._by_id[new.incident_id] = new
-            return
-        further = max(old, new, key=lambda each: (_RANKS[each.status], each.epoch, each.detail or ""))
-        self._by_id[new.incident_id] = replace(
-            further,
-            epoch=max(old.epoch, new.epoch),
-            submission_id=further.submission_id or old.submission_id or new.submission_id,
-        )
+        key = record["incident_id"]
+        self._places.setdefault(record["epoch"], {})[record["number"]] = key, record["payload_hash"]
+        self._by_id.setdefault(key, _Told(record)).take(record)
+
+    @property
+    def newest_epoch(self) -> int:
+        """Of any claim; 0 where there is none."""
+        return max(self._places, default=0)
 
     def get(self, incident_id: str) -> Claim | None:
         """The incident's claim, if there is one."""
-        return self._by_id.get(incident_id)
+        return self._by_id[incident_id].claim if incident_id in self._by_id else None
+
+    def counted(self, epoch: int) -> int:
+        """How many records of an epoch's owner are here without a gap, from the first."""
+        places, found = self._places.get(epoch, {}), self._counted.get(epoch, 0)
+        while found + 1 in places:
+            found += 1
+        self._counted[epoch] = found
+        return found
+
+    def next_number(self, epoch: int) -> int:
+        """Of the next record of an epoch's owner."""
+        return max(self._places.get(epoch, {}), default=0) + 1
+
+    def again(self, epoch: int, after: int = 0) -> list[dict[str, Any]]:
+        """Records that say once more, of those of an epoch's owner that come after a number, what is known now."""
+        places = sorted(self._places.get(epoch, {}).items())
+        return [self._record(key, epoch, number, wanted) for number, (key, wanted) in places if number > after]
+
+    def carried(self, epoch: int) -> list[dict[str, Any]]:
+        """Records that say all that is known under another epoch, numbered from 1."""
+        claims = sorted(self, key=lambda each: each.incident_id)
+        known = [(each.incident_id, wanted) for each in claims for wanted in sorted(each.payload_hashes)]
+        return [self._record(key, epoch, number, wanted) for number, (key, wanted) in enumerate(known, 1)]
+
+    def _record(self, incident_id: str, epoch: int, number: int, wanted: str) -> dict[str, Any]:
+        told = self._by_id[incident_id]
+        said = {name: getattr(told.claim, name) for name in ("status", "submission_id", "event", "detail")}
+        return {**told.newest, **said, "epoch": epoch, "number": number, "payload_hash": wanted}
 
 
-def next_step(claim: Claim | None, run: Submission | _Unknown | None, epoch: int, wanted: str) -> Step:
+def next_step(
+    claim: Claim | None,
+    run: Submission | _Unknown | None,
+    office: Office,
+    wanted: str,
+    is_hidden: bool = False,
+) -> Step:
     """What the owner of an epoch does next about an incident.
 
     Parameters
@@ -93,35 +231,43 @@ def next_step(claim: Claim | None, run: Submission | _Unknown | None, epoch: int
         What the topic says.
     run : Submission, UNKNOWN or None
         What the backend says.
-    epoch : int
+    office : Office
         Ours.
     wanted : str
         Hash of the payload that we would submit.
+    is_hidden : bool
+        Whether the backend may have a run that it does not show yet.
 
     Returns
     -------
     str
-        "intend", "find", "submit" (also a run that was lost), "accept", "wait", "settle"; "conflict" where the run has
-        another payload, "vanished" where a run that was accepted is not there any more, "stand down" where a higher
-        epoch has taken over, "done".
+        "intend", "find", "submit" (also a run that was lost), "accept", "wait", "settle"; "hold" where nothing may be
+        done yet, because a majority does not hold the intent, or may have another owner, or the backend may hide a run;
+        "conflict" where the run has another payload, "vanished" where a run that was accepted is not there any more,
+        "stand down" where a higher epoch has taken over, "done".
     """
-    if claim is None:
-        return "intend"
-    if claim.is_settled:
+    if claim is not None and claim.is_settled:
         return "done"
-    if claim.epoch > epoch:
+    if claim is not None and claim.epoch > office.epoch:
         return "stand down"
-    if claim.epoch < epoch:
-        return "intend"  # take it over before touching the backend
+    if claim is None or claim.epoch < office.epoch or wanted not in claim.payload_hashes:
+        return "intend"  # also what another owner has begun: take it over before touching the backend
     if isinstance(run, _Unknown):
         return "find"
-    if run is None:
-        # Never submit twice: what was accepted and is gone cannot be told from what ran and was cleaned up.
-        return "submit" if claim.status == "intent" else "vanished"
-    if run.payload_hash not in (wanted, claim.payload_hash):
-        return "conflict"
-    if claim.status == "intent":
+    if run is None and is_hidden:
+        return "hold"
+    if run is not None and claim.status == "intent" and run.payload_hash in claim.payload_hashes:
         return "accept"
-    if run.state == "lost":
-        return "submit"
-    return "wait" if run.state == "running" else "settle"
+    if run is not None and run.state == "running" and run.payload_hash in claim.payload_hashes:
+        return "wait"
+    # What follows is up to the owner alone: one that was may not know what another has claimed.
+    if not office.may_submit():
+        return "hold"
+    if run is not None and run.payload_hash not in claim.payload_hashes:
+        return "conflict"
+    if run is None and claim.status != "intent":
+        # Never submit twice: what was accepted and is gone cannot be told from what ran and was cleaned up.
+        return "vanished"
+    if run is None or run.state == "lost":
+        return "submit" if office.is_committed(claim.number) else "hold"
+    return "settle"

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +22,17 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from features.compiler.inputs import read_inputs
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
-from jobs.retraining.backends.base import Backend, BackendError, ConflictError, Submission, payload_hash
+from jobs.retraining.backends.base import (
+    BackendError,
+    ConflictError,
+    Submission,
+    Submits,
+    UnreachableError,
+    payload_hash,
+)
 from jobs.retraining.backends.local import LocalBackend
-from jobs.retraining.claims import UNKNOWN, Claims, next_step
-from jobs.retraining.payload import EPOCH, REPO, Places, Sources
+from jobs.retraining.claims import UNKNOWN, Alone, Claims, Office, next_step
+from jobs.retraining.payload import REPO, Places, Sources
 from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
 from schemas.codec import DecodeError
 
@@ -34,6 +41,7 @@ __all__ = ["Preparation", "Retrainer", "decision_record", "main", "run"]
 EVENTS, SUBMISSIONS, DECISIONS = "retraining.events", "submissions", "models.decisions"
 GROUP = "headwater-retraining"
 PRIOR = "prior"
+RETRY_S = 1.0
 NAN = float("nan")
 
 
@@ -55,6 +63,7 @@ class _Incident:
     run: Any = UNKNOWN
     told: str = ""
     look_at: float = 0.0
+    shown_at: float = 0.0
 
 
 class Retrainer:
@@ -62,14 +71,19 @@ class Retrainer:
 
     Parameters
     ----------
-    backend : Backend
+    backend : Submits
     preparation : Preparation
     publish : callable
         Writes records, all or none.
     log : callable
-    epoch : int
+    claims : Claims
+        What ``submissions`` says; what is published is taken in too.
+    office : Office
+        Of the epoch in which all this is done.
     clock : callable
-        Wall time in seconds.
+        Seconds of a clock that never goes back.
+    wall : callable
+        Wall time in seconds, for people.
     prepare_seconds : float
         How long to wait for what a run needs before the incident is given up.
     concurrency : int
@@ -78,32 +92,36 @@ class Retrainer:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Submits,
         preparation: Preparation,
         publish: Callable[[Sequence[Publish]], None],
         log: Callable[[Mapping[str, Any]], None],
-        epoch: int = EPOCH,
-        clock: Callable[[], float] = time.time,
+        claims: Claims,
+        office: Office,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         prepare_seconds: float = 600.0,
         concurrency: int = 1,
     ) -> None:
-        self.backend, self.preparation, self.epoch = backend, preparation, epoch
-        self._publish, self._log, self._clock = publish, log, clock
+        self.backend, self.preparation, self.claims, self.office = backend, preparation, claims, office
+        self._publish, self._log, self._clock, self._wall = publish, log, clock, wall
         self._prepare_seconds, self._concurrency = prepare_seconds, concurrency
-        self.claims = Claims()
         self._active: dict[str, _Incident] = {}
-
-    def recover(self, submissions: Iterable[Mapping[str, Any]]) -> None:
-        """Take in what ``submissions`` holds; first of all."""
-        for each in submissions:
-            self.claims.take(each)
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """A record of ``retraining.events``; one that has come before changes nothing."""
         key, claim = event["incident_id"], self.claims.get(event["incident_id"])
         if key in self._active or (claim is not None and claim.is_settled):
             return
-        self._active[key] = _Incident(event, self.preparation.payload(event), self._clock())
+        now = self._clock()
+        # What others have asked the backend for may show later; what nobody has claimed, nobody has asked for.
+        may_be_asked_for = claim is not None or not self.office.knows_all
+        shown_at = now + self.backend.hidden_s if may_be_asked_for else now
+        if claim is not None:
+            self._log({"incident_id": key, "step": "taken over", "status": claim.status, "epoch": self.office.epoch})
+            event = claim.event
+        payload = {**self.preparation.payload(event), "epoch": self.office.epoch}
+        self._active[key] = _Incident(event, payload, now, shown_at=shown_at)
 
     @property
     def active(self) -> set[str]:
@@ -113,15 +131,26 @@ class Retrainer:
     def tick(self) -> None:
         """Take every incident as far as it goes without waiting."""
         for key, incident in list(self._active.items()):
-            while self._step(key, incident):
-                pass
+            try:
+                while self._step(key, incident):
+                    pass
+            except UnreachableError as exc:
+                # It may have done what it was asked for; so it is asked what there is, before anything else.
+                incident.run = UNKNOWN
+                if incident.told != str(exc):
+                    incident.told = str(exc)
+                    self._log({"incident_id": key, "step": "unreachable", "error": str(exc)})
 
     def _step(self, key: str, incident: _Incident) -> bool:
         """One step; whether another may follow at once."""
         wanted = payload_hash(incident.payload)
-        step = next_step(self.claims.get(key), incident.run, self.epoch, wanted)
+        is_hidden = self._clock() < incident.shown_at
+        step = next_step(self.claims.get(key), incident.run, self.office, wanted, is_hidden)
         if step == "intend":
             self._record(incident, "intent", None, wanted)
+        elif step == "hold":
+            incident.run = UNKNOWN
+            return False
         elif step == "find":
             incident.run = self.backend.find(key)
         elif step == "submit":
@@ -155,11 +184,17 @@ class Retrainer:
                     incident.told = missing[0]
                     self._log({"incident_id": key, "step": "prepare", "missing": missing})
                 return False
+        # Whatever the answer is, or if none comes: it may have begun.
+        incident.shown_at, incident.look_at = now + self.backend.hidden_s, now + RETRY_S
         try:
             incident.run = self.backend.submit(key, incident.payload)
         except ConflictError as exc:
-            self._give_up(key, incident, str(exc))
-            return False
+            # Another owner's request may have come first, with what it made of the event.
+            found, claim = self.backend.find(key), self.claims.get(key)
+            if found is None or claim is None or found.payload_hash not in claim.payload_hashes:
+                self._give_up(key, incident, str(exc))
+                return False
+            incident.run = found
         self._log({"incident_id": key, "step": "submit", "attempt": incident.run.attempts, "state": incident.run.state})
         # A run that cannot be started now is tried again with the next tick.
         return bool(incident.run.state != "lost")
@@ -200,16 +235,19 @@ class Retrainer:
         detail: str | None = None,
         *others: Publish,
     ) -> None:
+        epoch = self.office.epoch
         record = {
             "incident_id": incident.event["incident_id"],
             "model": incident.event["model"],
             "backend": self.backend.name,
             "submission_id": submission_id,
-            "epoch": self.epoch,
+            "epoch": epoch,
+            "number": self.claims.next_number(epoch),
             "status": status,
             "payload_hash": found_hash,
+            "event": dict(incident.event),
             "event_time": incident.event["event_time"],
-            "recorded_at": round(self._clock() * 1000),
+            "recorded_at": round(self._wall() * 1000),
             "detail": detail,
         }
         self._publish([*others, Publish(SUBMISSIONS, record)])
@@ -263,7 +301,7 @@ class _Progress:
 
 def run(
     kafka: str,
-    make: Callable[[Callable[[Sequence[Publish]], None]], Retrainer],
+    make: Callable[[Callable[[Sequence[Publish]], None], Claims], Retrainer],
     stopped: Callable[[], bool],
     log: Callable[[Mapping[str, Any]], None],
 ) -> None:
@@ -274,7 +312,8 @@ def run(
     kafka : str
         ``host:port``.
     make : callable
-        From a way to publish to a :class:`Retrainer`; called each time the group gives us the events.
+        From a way to publish, and what ``submissions`` says, to a :class:`Retrainer`; called each time the group gives
+        us the events.
     stopped : callable
     log : callable
 
@@ -305,9 +344,10 @@ def run(
                 continue
             if retrainer is None:
                 # 1. Who had the events before can write no more; what they wrote is all there.
-                retrainer, progress, committed = make(Writer(kafka, GROUP).publish), _Progress(), []
-                _recover(kafka, retrainer)
-                log({"state": "owner"})
+                writer = Writer(kafka, GROUP)
+                claims = _claims(kafka)
+                retrainer, progress, committed = make(writer.publish, claims), _Progress(), []
+                log({"state": "owner", "epoch": retrainer.office.epoch})
             # 2. Events become claims, claims runs, runs decisions.
             _take(retrainer, progress, messages, log)
             retrainer.tick()
@@ -322,10 +362,11 @@ def run(
         consumer.close()
 
 
-def _recover(kafka: str, retrainer: Retrainer) -> None:
+def _claims(kafka: str) -> Claims:
     submissions = TopicLog(kafka, [SUBMISSIONS])
-    retrainer.recover(record for _, record in submissions.to_end())
+    found = Claims(record for _, record in submissions.to_end())
     submissions.close()
+    return found
 
 
 def _take(
@@ -374,8 +415,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         policy = load_policy(args.policy)
         sources = Sources(args.kafka, policy, places, read_inputs(args.inputs or home / "inputs.json"))
 
-        def make(publish: Callable[[Sequence[Publish]], None]) -> Retrainer:
-            return Retrainer(backend, sources, publish, _print, concurrency=policy.concurrency)
+        def make(publish: Callable[[Sequence[Publish]], None], claims: Claims) -> Retrainer:
+            office = Alone(claims.newest_epoch + 1)
+            return Retrainer(backend, sources, publish, _print, claims, office, concurrency=policy.concurrency)
 
         run(args.kafka, make, lambda: bool(stops), _print)
     except (BrokerError, BackendError, PolicyError, OSError) as exc:

@@ -19,10 +19,8 @@ from monitors.policy import Policy, quarantine_spans
 from schemas.codec import DecodeError
 from schemas.topics import TOPICS
 
-__all__ = ["EPOCH", "REPO", "Archive", "Places", "Sources", "champion_at", "last_kept_offset", "training_payload"]
+__all__ = ["REPO", "Archive", "Places", "Sources", "champion_at", "last_kept_offset", "training_payload"]
 
-EPOCH = 1
-"""Of a region that has never handed over."""
 REPO = Path(__file__).parents[2] / "features"
 LOOK_BACK = 256
 READ_SECONDS = 30.0
@@ -49,7 +47,7 @@ class Places:
 
 
 def training_payload(
-    kafka: str, event: Mapping[str, Any], policy: Policy, places: Places, inputs: Mapping[str, Any], epoch: int
+    kafka: str, event: Mapping[str, Any], policy: Policy, places: Places, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The payload of an incident's run, see :mod:`jobs.training`; times in epoch milliseconds.
 
@@ -63,7 +61,6 @@ def training_payload(
     places : Places
     inputs : mapping
         Of the model, see :meth:`features.compiler.inputs.Inputs.as_dict`.
-    epoch : int
     """
     log = TopicLog(kafka, ("drift.alerts", "models.control"))
     told = [(name, record) for name, record in log.to_end() if record["model"] == event["model"]]
@@ -86,7 +83,6 @@ def training_payload(
         "clickhouse": places.clickhouse,
         "mlflow_uri": places.mlflow_uri,
         "models_dir": places.models_dir,
-        "epoch": epoch,
     }
 
 
@@ -189,7 +185,7 @@ class Sources:
         """See :class:`jobs.retraining.consumer.Preparation`."""
         inputs = self.inputs.get(event["model"])
         known = inputs.as_dict() if inputs else {}
-        return training_payload(self.kafka, event, self.policy, self.places, known, EPOCH)
+        return training_payload(self.kafka, event, self.policy, self.places, known)
 
     def missing(self, event: Mapping[str, Any]) -> list[str]:
         """See :class:`jobs.retraining.consumer.Preparation`: all that Kafka held at the first look."""

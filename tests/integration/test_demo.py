@@ -131,9 +131,30 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     try:
         demo.until(lambda: demo.last_line().startswith("{"), "the summary")
         summary = dict(json.loads(demo.last_line()))
-        return summary | {"trained_again": trained_on_wrong_features(demo)}
+        return summary | {"told": told_of_incidents(demo), "trained_again": trained_on_wrong_features(demo)}
     finally:
         demo.end()
+
+
+def told_of_incidents(demo: Demo) -> dict[str, list[dict[str, Any]]]:
+    """What `headwater incidents list` says, and `show` of the first."""
+    running = demo.running()
+    assert running is not None
+
+    def said(*arguments: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "compose.cli", "incidents", *arguments, "--json"]
+        done = subprocess.run(
+            [*command, "--kafka", running.endpoints.kafka],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [dict(json.loads(line)) for line in done.stdout.splitlines()]
+
+    listed = said("list")
+    return {"listed": listed, "first": said("show", listed[0]["incident_id"][:10])}
 
 
 def trained_on_wrong_features(demo: Demo) -> dict[str, Any]:
@@ -161,6 +182,19 @@ def test_everything_adds_up_and_every_feature_is_right(peace: dict[str, Any]) ->
     checked(peace)
     assert peace["events"] == sum(peace["events_by_topic"].values()) > 100_000
     assert peace["auc"]["live"] > 0.6
+
+
+def test_the_story_of_an_incident_is_told(peace: dict[str, Any]) -> None:
+    listed, first = peace["told"]["listed"], peace["told"]["first"]
+    assert len(listed) == peace["incidents"] + peace["scheduled"]
+    assert {each["incident_id"] for each in first} == {listed[0]["incident_id"]}
+    topics = [each["topic"] for each in first]
+    assert {"retraining.events", "submissions", "models.decisions", "models.control"} <= set(topics)
+    statuses = [each["status"] for each in first if each["topic"] == "submissions"]
+    assert statuses == ["intent", "accepted", "succeeded"]
+    assert [each["number"] for each in first if each["topic"] == "submissions"] == sorted(
+        each["number"] for each in first if each["topic"] == "submissions"
+    )
 
 
 def test_a_model_of_wrong_features_is_not_promoted(peace: dict[str, Any]) -> None:

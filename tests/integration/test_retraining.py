@@ -217,8 +217,11 @@ def test_alert_to_promotion_and_every_process_killed_on_the_way(loop):
     time.sleep(1.0)
     assert {name: loop.told(name) for name in CONTROL} == before
     assert loop.promoted() == [("1", at(31)), ("2", at(55))]
-    statuses = [each["status"] for each in before["submissions"]]
-    assert statuses == ["intent", "accepted", "succeeded"] * 2
+    told = [(each["status"], each["epoch"], each["number"]) for each in before["submissions"]]
+    taken_over = [("intent", 2, 1), ("succeeded", 2, 2)]
+    second_run = [("intent", 2, 3), ("accepted", 2, 4), ("succeeded", 2, 5)]
+    assert told == [("intent", 1, 1), ("accepted", 1, 2), *taken_over, *second_run]
+    assert [each["event"] for each in before["submissions"][-3:]] == before["retraining.events"][1:] * 3
     payload = json.loads((loop.home / "runs" / f"a-{loop.model}" / "payload.json").read_text())
     assert payload["cutoff_ms"] == at(51)
     assert payload["effective_from_ms"] == at(55)
@@ -256,6 +259,7 @@ def settle(loop, event, version):
     """What the consumer would write at the end of a run."""
     common = {"incident_id": event["incident_id"], "model": loop.model, "event_time": event["event_time"]}
     submission = {"backend": "local", "submission_id": "s", "epoch": 1, "status": "succeeded", "payload_hash": "h"}
+    submission |= {"number": 1, "event": event}
     decision = {"decision": "promoted", "champion_version": "prior", "challenger_version": version, "margin": 0.0}
     figures = {"challenger_log_loss": 0.4, "challenger_auc": 0.7, "held_out_rows": 1, "reason": ""}
     writer = Writer(loop.kafka, f"settle-{loop.model}")

@@ -12,7 +12,7 @@ import pytest
 from jobs.kafka import decode, encode
 from jobs.retraining.backends.base import Submission, payload_hash
 from jobs.retraining.backends.local import LocalBackend, LocalSettings
-from jobs.retraining.claims import UNKNOWN, Claims, next_step
+from jobs.retraining.claims import UNKNOWN, Alone, Claims, next_step
 from jobs.retraining.consumer import Retrainer, decision_record
 
 EVENT = {
@@ -48,15 +48,17 @@ time.sleep(float(sys.argv[1]))
 """
 
 
-def record(status, epoch=1, incident="i1", found_hash="h", submission_id=None, detail=None):
+def record(status, epoch=1, incident="i1", found_hash="h", submission_id=None, detail=None, number=1):
     return {
         "incident_id": incident,
         "model": "delay",
         "backend": "local",
         "submission_id": submission_id,
         "epoch": epoch,
+        "number": number,
         "status": status,
         "payload_hash": found_hash,
+        "event": {**EVENT, "incident_id": incident},
         "event_time": 1,
         "recorded_at": 2,
         "detail": detail,
@@ -90,26 +92,107 @@ def submission(state, found_hash="h"):
     ],
 )
 def test_what_comes_next(records, run, step):
-    assert next_step(Claims(map(record, records)).get("i1"), run, 1, "h") == step
+    assert next_step(Claims(map(record, records)).get("i1"), run, Alone(1), "h") == step
 
 
 def test_a_higher_epoch_takes_over_and_the_lower_stands_down():
     claims = Claims([record("intent", 1), record("accepted", 1, submission_id="s")])
-    assert next_step(claims.get("i1"), UNKNOWN, 2, "h") == "intend"
+    assert next_step(claims.get("i1"), UNKNOWN, Alone(2), "h") == "intend"
     claims.take(record("intent", 2))
-    assert next_step(claims.get("i1"), UNKNOWN, 2, "h") == "find", "and nothing is submitted that has been"
-    assert next_step(claims.get("i1"), None, 2, "h") == "vanished"
-    assert next_step(claims.get("i1"), submission("running"), 1, "h") == "stand down"
+    assert next_step(claims.get("i1"), UNKNOWN, Alone(2), "h") == "find", "and nothing is submitted that has been"
+    assert next_step(claims.get("i1"), None, Alone(2), "h") == "vanished"
+    assert next_step(claims.get("i1"), submission("running"), Alone(1), "h") == "stand down"
     assert claims.get("i1").submission_id == "s"
+
+
+class Office:
+    """Of an owner in doubt."""
+
+    epoch = 1
+
+    def __init__(self, may_submit, committed):
+        self._may_submit, self._committed = may_submit, committed
+
+    def may_submit(self):
+        return self._may_submit
+
+    def is_committed(self, number):
+        return number <= self._committed
+
+
+@pytest.mark.parametrize(
+    ("office", "status", "run", "step"),
+    [
+        (Office(True, 1), "intent", None, "submit"),
+        (Office(False, 1), "intent", None, "hold"),
+        (Office(True, 0), "intent", None, "hold"),
+        (Office(True, 0), "intent", UNKNOWN, "find"),
+        (Office(False, 0), "intent", submission("running"), "accept"),
+        (Office(False, 1), "accepted", submission("lost"), "hold"),
+        (Office(False, 0), "accepted", submission("succeeded"), "hold"),
+        (Office(True, 0), "accepted", submission("succeeded"), "settle"),
+        (Office(False, 1), "accepted", None, "hold"),
+        (Office(False, 1), "intent", submission("running", "other"), "hold"),
+    ],
+)
+def test_who_is_not_sure_to_own_submits_and_concludes_nothing(office, status, run, step):
+    assert next_step(Claims([record(status)]).get("i1"), run, office, "h") == step
+
+
+@pytest.mark.parametrize("status", ["intent", "accepted"])
+def test_what_the_backend_may_hide_is_waited_for(status):
+    claim = Claims([record(status)]).get("i1")
+    assert next_step(claim, None, Alone(1), "h", is_hidden=True) == "hold"
+    assert next_step(claim, submission("running"), Alone(1), "h", is_hidden=True) != "hold"
+
+
+def test_claims_are_counted_up_to_the_first_gap_and_said_again_from_there():
+    claims = Claims([record("intent", 2, "i1", number=1), record("intent", 2, "i3", number=3)])
+    assert (claims.counted(1), claims.counted(2)) == (0, 1)
+    assert [(each["incident_id"], each["number"]) for each in claims.again(2, after=1)] == [("i3", 3)]
+    claims.take(record("accepted", 2, "i1", number=2, submission_id="s"))
+    assert claims.counted(2) == 3
+    assert [(each["number"], each["status"]) for each in claims.again(2)] == [
+        (1, "accepted"),
+        (2, "accepted"),
+        (3, "intent"),
+    ]
+
+
+def test_that_it_failed_counts_until_somebody_has_taken_it_over():
+    told = [record("intent", 1), record("failed", 1, number=2, detail="gone"), record("intent", 2)]
+    for order in itertools.permutations(told):
+        assert Claims(order).get("i1").status == "intent"
+    carried = [*told[:2], *Claims(told[:2]).carried(2)]
+    assert {Claims(order).get("i1").status for order in itertools.permutations(carried)} == {"failed"}
+    succeeded = [*told, record("succeeded", 1, number=3, detail="uri")]
+    assert {Claims(order).get("i1").status for order in itertools.permutations(succeeded)} == {"succeeded"}
+
+
+def test_the_run_of_another_owners_payload_is_the_incidents_too():
+    claims = Claims([record("intent", 1, found_hash="first"), record("intent", 2, found_hash="second")])
+    assert claims.get("i1").payload_hashes == {"first", "second"}
+    assert next_step(claims.get("i1"), submission("running", "first"), Alone(2), "second") == "accept"
+    assert next_step(claims.get("i1"), None, Alone(2), "third") == "intend", "before it is submitted it is said"
+    assert [each["payload_hash"] for each in claims.carried(3)] == ["first", "second"]
+
+
+def test_another_owner_carries_all_claims_over():
+    claims = Claims([record("succeeded", 2, "i2", number=1, detail="uri"), record("intent", 3, "i1", number=1)])
+    carried = claims.carried(4)
+    told = [(each["incident_id"], each["epoch"], each["number"], each["status"]) for each in carried]
+    assert told == [("i1", 4, 1, "intent"), ("i2", 4, 2, "succeeded")]
+    assert Claims(carried).get("i2").detail == "uri"
+    assert (Claims(carried).counted(4), Claims(carried).newest_epoch) == (2, 4)
 
 
 def test_order_and_repetition_of_records_do_not_matter():
     told = [
-        record("intent", 1),
-        record("accepted", 1, submission_id="s"),
-        record("intent", 2),
-        record("accepted", 2, submission_id="s"),
-        record("succeeded", 2, submission_id="s", detail="uri"),
+        record("intent", 1, number=1),
+        record("accepted", 1, submission_id="s", number=2),
+        record("intent", 2, number=1),
+        record("accepted", 2, submission_id="s", number=2),
+        record("succeeded", 2, submission_id="s", detail="uri", number=3),
     ]
     for size in range(1, len(told) + 1):
         found = {Claims(order).get("i1") for order in itertools.permutations(told[:size])}
@@ -187,9 +270,9 @@ class Region:
 
         backend = Backend(self.runs, [sys.executable, "-c", TRAIN, str(self.seconds)], settings)
         self.made.append(backend)
-        retrainer = Retrainer(backend, self.preparation, publish, self.log.append, **options)
-        retrainer.recover(self.topic("submissions"))
-        return retrainer
+        claims = Claims(self.topic("submissions"))
+        office = Alone(claims.newest_epoch + 1)
+        return Retrainer(backend, self.preparation, publish, self.log.append, claims, office, **options)
 
     def topic(self, name):
         return [each for topic, each in self.published if topic == name]

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-__all__ = ["Backend", "BackendError", "ConflictError", "RunState", "Submission", "checked_id", "payload_hash"]
+__all__ = [
+    "Backend",
+    "BackendError",
+    "ConflictError",
+    "RunState",
+    "Submission",
+    "Submits",
+    "UnreachableError",
+    "checked_id",
+    "payload_hash",
+]
 
 RunState = Literal["running", "lost", "succeeded", "failed", "cancelled"]
 
@@ -23,6 +33,10 @@ _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 
 class BackendError(RuntimeError):
     """The backend did not do what was asked. The message says what was expected and what came."""
+
+
+class UnreachableError(BackendError):
+    """No answer came. What was asked for may have been done, or may yet be."""
 
 
 class ConflictError(BackendError):
@@ -56,10 +70,13 @@ class Submission:
     detail: str = ""
 
 
-class Backend(Protocol):
-    """A place where training runs."""
+class Submits(Protocol):
+    """What it takes to have each incident trained once."""
 
     name: str
+    hidden_s: float
+    """For so long after it was asked for, answered or not, a run may come into being without :meth:`find` showing it.
+    Zero where the incident's id is the run's own name there, so that asking again can do no harm."""
 
     def submit(self, incident_id: str, payload: Mapping[str, Any]) -> Submission:
         """Start the incident's run, or find it started. A run that was lost goes on.
@@ -73,6 +90,10 @@ class Backend(Protocol):
 
     def find(self, incident_id: str) -> Submission | None:
         """The incident's run, if there is one."""
+
+
+class Backend(Submits, Protocol):
+    """A place where training runs."""
 
     def status(self, submission_id: str) -> Submission:
         """The run of that name.

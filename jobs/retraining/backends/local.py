@@ -76,6 +76,7 @@ class LocalBackend:
     """
 
     name = "local"
+    hidden_s = 0.0
 
     def __init__(self, runs: str | Path, command: Sequence[str], settings: LocalSettings | None = None) -> None:
         self.runs, self.command, self.settings = Path(runs), tuple(command), settings or LocalSettings()

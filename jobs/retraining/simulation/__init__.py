@@ -1,0 +1,1 @@
+"""Histories of regions that fail, with the code that decides in production."""

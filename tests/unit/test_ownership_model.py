@@ -1,0 +1,45 @@
+"""The formal model of ownership and claims, searched to its end; each of its rules is needed."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODEL = Path(__file__).parent / "ownership.pml"
+RULES = ("NO_LEASE", "NO_COMMIT", "NO_CATCH_UP", "NO_HIDING", "NO_EPOCHS", "HALF")
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("spin") and shutil.which("cc")), reason="the model checker spin is not installed here"
+)
+
+
+def searched(folder: Path, *definitions: str) -> tuple[int, int]:
+    """Errors found, and states there are."""
+    subprocess.run(["spin", "-a", *(f"-D{each}" for each in definitions), MODEL], cwd=folder, check=True)
+    subprocess.run(["cc", "-O2", "-DSAFETY", "-DCOLLAPSE", "-w", "-o", "pan", "pan.c"], cwd=folder, check=True)
+    said = subprocess.run(["./pan", "-m2000000", "-w24"], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert "max search depth too small" not in said
+    errors, states = re.search(r"errors: (\d+)", said), re.search(r"(\d+) states, stored", said)
+    assert errors is not None
+    assert states is not None
+    assert "Search not completed" not in said or errors[1] != "0", said
+    return int(errors[1]), int(states[1])
+
+
+@pytest.mark.parametrize(
+    "definitions",
+    [("REGIONS=2", "WITNESSES=1", "EPOCHS=2"), ("REGIONS=2", "WITNESSES=0", "EPOCHS=2")],
+    ids=["two regions and a witness", "two regions"],
+)
+def test_nothing_is_submitted_twice_in_any_order_of_things(tmp_path, definitions):
+    errors, states = searched(tmp_path, *definitions)
+    assert errors == 0
+    assert states > 10_000
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_without_any_rule_something_is(tmp_path, rule):
+    errors, _ = searched(tmp_path, "REGIONS=2", "WITNESSES=1", "EPOCHS=2", rule)
+    assert errors == 1
