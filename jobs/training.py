@@ -173,13 +173,14 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": "succeeded", "decision": "refused", "reason": reason, "held_out_rows": int(held.sum())}
     card = {"columns": list(inputs.columns), "categories": categories(run)}
     matrix, label = model_matrix(run.frame, card), run.label
-    recent = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - REFERENCE_MS
+    time_ms = run.frame["time_ms"].to_numpy()
+    recent = time_ms > payload["cutoff_ms"] - REFERENCE_MS
     with fitting() as begin_fit:
         # 1. All that is fitted is begun at once, also what only a winner needs: most win, and an incident waits.
         rival = begin_fit(matrix[~held], label[~held])
         # What is compared is the recipe. What answers is fitted with the newest week too: it is the likest to come.
         fitted = begin_fit(matrix, label)
-        unaware = OutOfFold(begin_fit, matrix[recent], label[recent], run.frame["time_ms"].to_numpy()[recent])
+        unaware = OutOfFold(begin_fit, matrix[recent], label[recent], time_ms[recent])
         # 2. Meanwhile what needs no new model.
         champion = judge(label[held], champion_scores(payload, run.frame[held], inputs))
         parity = proof(payload)

@@ -56,14 +56,14 @@ def conclude(
         found = first_model(at.kafka)
         verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
         progress("training a model on the first half of the year, to compare with")
-        half_year.result()
+        trained = half_year.result()
     return summarize(
         at.kafka,
         client,
         ledger,
         frozen=score_of(found[0]) if found else None,
         frozen_from_ms=found[1] if found else None,
-        half_year=half_year.result(),
+        half_year=trained,
         split_ms=split_ms,
         seconds=seconds,
         replay_seconds=replay_seconds,

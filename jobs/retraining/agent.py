@@ -127,12 +127,6 @@ class Agent:
         """Whether this member owns the model now, and nobody else can."""
         return self.member.may_submit(self._clock())
 
-    @property
-    def unsettled(self) -> list[str]:
-        """Incidents whose outcome is not known here."""
-        claimed = [each.incident_id for each in self.claims if not each.is_settled]
-        return claimed + [key for key in self._events if self.claims.get(key) is None]
-
     def _say(self, standing: Standing) -> None:
         carried = self.claims.carried(standing.epoch) if self.member.carries(standing) else None
         if carried is not None:
@@ -158,11 +152,8 @@ class Agent:
                 self._clock,
                 concurrency=self._concurrency,
             )
-        for claim in self.claims:
-            self._retrainer.on_event(claim.event)
-        for key, event in self._events.items():
-            if self.claims.get(key) is None:
-                self._retrainer.on_event(event)
+        for event in [*(claim.event for claim in self.claims), *self._events.values()]:
+            self._retrainer.on_event(event)
         self._retrainer.tick()
 
     def _say_again(self) -> None:

@@ -5,7 +5,7 @@ wait, record the outcome. A process may die between any two, and records may com
 the topic comes to the same claim, and no step is wrong to repeat.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -107,49 +107,48 @@ class _Told:
     """
 
     def __init__(self, record: Mapping[str, Any]) -> None:
-        self.newest = self._furthest = self._failure = record
+        self.newest = record
+        self._fact: Mapping[str, Any] | None = None
+        self._conclusion: Mapping[str, Any] | None = None
         self._submission_id: str | None = None
         self._hashes: frozenset[str] = frozenset()
+        self.take(record)
 
     def take(self, record: Mapping[str, Any]) -> None:
         self.newest = max(self.newest, record, key=lambda each: (each["epoch"], each["number"]))
-        self._furthest = max(self._furthest, record, key=lambda each: _further(each, _FACTS))
-        self._failure = max(self._failure, record, key=lambda each: _later(each, _CONCLUSIONS))
+        if record["status"] in _FACTS:
+            self._fact = max(self._fact or record, record, key=_further)
+        else:
+            self._conclusion = max(self._conclusion or record, record, key=_later)
         names = [each for each in (self._submission_id, record["submission_id"]) if each is not None]
         self._submission_id = min(names, default=None)
         self._hashes |= {record["payload_hash"]}
+        self.claim = self._merged()
 
-    @property
-    def claim(self) -> Claim:
-        epoch = self.newest["epoch"]
-        has_failed = self._failure["status"] in _CONCLUSIONS and self._failure["epoch"] == epoch
-        done = self._furthest["status"] == "succeeded" or not has_failed
-        told = self._furthest if done else self._failure
-        status = told["status"] if told["status"] in _FACTS or not done else "intent"
+    def _merged(self) -> Claim:
+        told, last = self._fact, self._conclusion
+        is_last = last is not None and last["epoch"] == self.newest["epoch"]
+        if told is None or (is_last and told["status"] != "succeeded"):
+            told = last
+        assert told is not None  # a record is one or the other
         return Claim(
             incident_id=self.newest["incident_id"],
-            epoch=epoch,
+            epoch=self.newest["epoch"],
             number=self.newest["number"],
-            status=status,
+            status=told["status"],
             submission_id=self._submission_id,
             payload_hashes=self._hashes,
             event=self.newest["event"],
-            detail=told["detail"] if status == told["status"] else None,
+            detail=told["detail"],
         )
 
 
-def _further(record: Mapping[str, Any], statuses: Sequence[str]) -> tuple[int, int, str]:
-    status = record["status"]
-    return (statuses.index(status) if status in statuses else -1, record["epoch"], record["detail"] or "")
+def _further(record: Mapping[str, Any]) -> tuple[int, int, str]:
+    return _FACTS.index(record["status"]), record["epoch"], record["detail"] or ""
 
 
-def _later(record: Mapping[str, Any], statuses: Sequence[str]) -> tuple[int, int, str]:
-    status = record["status"]
-    return (
-        record["epoch"] if status in statuses else -1,
-        statuses.index(status) if status in statuses else -1,
-        record["detail"] or "",
-    )
+def _later(record: Mapping[str, Any]) -> tuple[int, int, str]:
+    return record["epoch"], _CONCLUSIONS.index(record["status"]), record["detail"] or ""
 
 
 class Claims:
@@ -176,7 +175,10 @@ class Claims:
         """A record of ``submissions``."""
         key = record["incident_id"]
         self._places.setdefault(record["epoch"], {})[record["number"]] = key, record["payload_hash"]
-        self._by_id.setdefault(key, _Told(record)).take(record)
+        if key in self._by_id:
+            self._by_id[key].take(record)
+        else:
+            self._by_id[key] = _Told(record)
 
     @property
     def newest_epoch(self) -> int:

@@ -148,16 +148,13 @@ class Retrainer:
         step = next_step(self.claims.get(key), incident.run, self.office, wanted, is_hidden)
         if step == "intend":
             self._record(incident, "intent", None, wanted)
-        elif step == "hold":
-            incident.run = UNKNOWN
-            return False
         elif step == "find":
             incident.run = self.backend.find(key)
         elif step == "submit":
             return self._submit(key, incident)
         elif step == "accept":
             self._record(incident, "accepted", incident.run.submission_id, wanted)
-        elif step == "wait":
+        elif step in ("hold", "wait"):
             incident.run = UNKNOWN
             return False
         elif step == "settle":

@@ -348,7 +348,7 @@ class History:
         """What must hold at every moment: one owner an epoch, and one who may submit."""
         self.world.after(TICK_S, self._watch)
         running = [each.process for each in self.nodes.values() if isinstance(each.process, Agent)]
-        members = [each for each in [*running, *self.zombies] if hasattr(each, "member")]
+        members = [*running, *self.zombies]
         able = [each for each in members if each.may_submit]
         if len(able) > 1:
             self.violations.add("two may submit at once")

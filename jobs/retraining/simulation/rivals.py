@@ -6,7 +6,7 @@ from typing import Any
 from jobs.retraining.backends.base import BackendError
 from jobs.retraining.claims import Alone, Claims
 from jobs.retraining.consumer import EVENTS, SUBMISSIONS, Retrainer
-from jobs.retraining.simulation.histories import Node, Process, Ready
+from jobs.retraining.simulation.histories import Node, Ready, Start
 
 __all__ = ["mirror_only", "naive", "no_epoch"]
 
@@ -121,16 +121,13 @@ class _Idle:
         """See :class:`Process`."""
 
 
-def naive(node: Node, said: Sequence[tuple[str, Mapping[str, Any]]]) -> Process:
-    """One region's consumer, which commits after it has submitted."""
-    return _Plain(node, said) if node.name in node.history.electorate.regions else _Idle()
+def _in_regions(start: Start) -> Start:
+    return lambda node, said: start(node, said) if node.name in node.history.electorate.regions else _Idle()
 
 
-def mirror_only(node: Node, said: Sequence[tuple[str, Mapping[str, Any]]]) -> Process:
-    """The same in each region, of which one is active, by MirrorMaker's translated offsets."""
-    return _Translated(node, said) if node.name in node.history.electorate.regions else _Idle()
-
-
-def no_epoch(node: Node, said: Sequence[tuple[str, Mapping[str, Any]]]) -> Process:
-    """Our claims and our order of steps, without owners."""
-    return _Unfenced(node, said) if node.name in node.history.electorate.regions else _Idle()
+naive = _in_regions(_Plain)
+"""One region's consumer, which commits after it has submitted."""
+mirror_only = _in_regions(_Translated)
+"""The same in each region, of which one is active, by MirrorMaker's translated offsets."""
+no_epoch = _in_regions(_Unfenced)
+"""Our claims and our order of steps, without owners."""

@@ -140,7 +140,7 @@ class Mirrors:
                     self._world.note("mirror", "lost a record", f"of {each.topic} from {pair[0]} to {pair[1]}")
                     continue
                 for _ in range(2 if self.twice and chance() < self.twice else 1):
-                    delay_s = chance() * self.slow_s if self.slow_s else chance() * MIRROR_S
+                    delay_s = chance() * (self.slow_s or MIRROR_S)
                     self._world.after(delay_s, lambda each=each: self._arrive(target, each))  # type: ignore[misc]
         self._later(pair)
 
