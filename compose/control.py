@@ -23,6 +23,7 @@ __all__ = [
     "Incident",
     "fold",
     "milliseconds",
+    "read_control",
     "story",
 ]
 
@@ -76,6 +77,16 @@ class ControlLog:
                 self.records[name].append(self._codecs[name].decode(value))
             except DecodeError:
                 self.undecodable += 1
+
+
+def read_control(kafka: str) -> dict[str, list[dict[str, Any]]]:
+    """What the control topics say now, as :attr:`ControlLog.records`."""
+    log = ControlLog(kafka)
+    try:
+        log.refresh()
+    finally:
+        log.close()
+    return log.records
 
 
 @dataclass(frozen=True)

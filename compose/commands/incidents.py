@@ -68,14 +68,9 @@ def show(incident_id: str, kafka: str | None, as_json: bool) -> None:
 
 
 def _records(kafka: str | None) -> dict[str, list[dict[str, Any]]]:
-    from compose.control import ControlLog
+    from compose.control import read_control
 
-    log = ControlLog(kafka or running_platform()[1].endpoints.kafka)
-    try:
-        log.refresh()
-        return log.records
-    finally:
-        log.close()
+    return read_control(kafka or running_platform()[1].endpoints.kafka)
 
 
 def _came(incident: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from compose.control import ControlLog, milliseconds
+from compose.control import milliseconds, read_control
 from compose.demo.ledger import count
 from compose.demo.summary import Summary, half_year_split, summarize
 from compose.local.platform import Platform
@@ -100,10 +100,7 @@ def half_year_model(platform: Platform, until_ms: int, model: str = "delay") -> 
 
 def first_model(kafka: str) -> tuple[str, int] | None:
     """Directory of the first trained model and the event time from which it answered; None while there is none."""
-    log = ControlLog(kafka)
-    log.refresh()
-    log.close()
-    for each in log.records["models.control"]:
+    for each in read_control(kafka)["models.control"]:
         if each["action"] == "promote":
             return str(each["uri"]), milliseconds(each["event_time"])
     return None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from clickhouse_connect.driver.client import Client
 
-from compose.control import CONTROL_TOPICS, ControlLog, Incident, fold
+from compose.control import CONTROL_TOPICS, Incident, fold, read_control
 from compose.demo.keys import OFFSET_BITS, Aside, Places, TopicKeys, is_aside
 from jobs.reading import reader
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
@@ -313,17 +313,13 @@ def _was_submitted(incident: Incident) -> bool:
 
 def _control_hops(kafka: str) -> tuple[list[Incident], list[Hop]]:
     """Every retraining event is submitted once, and every submission that ended well is decided once."""
-    log = ControlLog(kafka)
-    try:
-        log.refresh()
-    finally:
-        log.close()
-    incidents = fold(log.records)
+    records = read_control(kafka)
+    incidents = fold(records)
     asked = [each for each in incidents if each.effective_from_ms is not None]
     submitted = [each for each in incidents if each.submission is not None]
     due = [each for each in submitted if each.submission not in ("failed", "cancelled")]
     verdicts: dict[str, set[tuple[str, str]]] = {}
-    for each in log.records["models.decisions"]:
+    for each in records["models.decisions"]:
         verdicts.setdefault(each["incident_id"], set()).add((each["decision"], each["challenger_version"]))
     events, submissions, decisions = CONTROL_TOPICS[1:4]
     return incidents, [

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from clickhouse_connect.driver.client import Client
 
-from compose.control import ControlLog, Incident, fold, milliseconds
+from compose.control import Incident, fold, milliseconds, read_control
 from compose.demo.ledger import Ledger
 from compose.performance import Score, brief, input_columns, labelled
 from jobs.parity import Verification
@@ -203,12 +203,7 @@ def digest(client: Client, predictions: str = "headwater.predictions_delay") -> 
 
 def read_incidents(kafka: str) -> tuple[Incident, ...]:
     """Every incident the control topics tell of, oldest first."""
-    log = ControlLog(kafka)
-    try:
-        log.refresh()
-    finally:
-        log.close()
-    return tuple(fold(log.records))
+    return tuple(fold(read_control(kafka)))
 
 
 def summarize(
