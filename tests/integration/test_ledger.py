@@ -215,16 +215,17 @@ def control(world: World, submission_ids: Sequence[str], decided: bool = True) -
             "drift.alerts", **common, **window, status=status, severity="warning", cause="world", model_version="1",
             monitor="performance", segment="", summary="log loss rose", evidence=evidence, policy="1",
         )  # fmt: skip
-    world.tell(
-        "retraining.events", **common, monitor="performance", reason="alert", event_time=START,
-        effective_from=START + timedelta(days=4), policy="1",
-    )  # fmt: skip
-    for each in submission_ids:
-        for status in ("intent", "accepted", "succeeded"):
-            world.tell(
-                "submissions", **common, backend="local", submission_id=None if status == "intent" else each, epoch=1,
-                status=status, payload_hash="h", event_time=START, recorded_at=START,
-            )  # fmt: skip
+    event = common | {
+        "monitor": "performance", "reason": "alert", "event_time": START,
+        "effective_from": START + timedelta(days=4), "policy": "1",
+    }  # fmt: skip
+    world.tell("retraining.events", **event)
+    steps = [(each, status) for each in submission_ids for status in ("intent", "accepted", "succeeded")]
+    for number, (each, status) in enumerate(steps, 1):
+        world.tell(
+            "submissions", **common, backend="local", submission_id=None if status == "intent" else each, epoch=1,
+            number=number, status=status, payload_hash="h", event=event, event_time=START, recorded_at=START,
+        )  # fmt: skip
     for _ in range(2 if decided else 0):  # a consumer that was killed says it again
         world.tell(
             "models.decisions", **common, decision="promoted", champion_version="1", challenger_version="2",

@@ -28,15 +28,16 @@ def searched(folder: Path, *definitions: str) -> tuple[int, int]:
     return int(errors[1]), int(states[1])
 
 
+# Two regions alone have less to do: their majority is both. Fewer states than these are a model that got stuck.
 @pytest.mark.parametrize(
-    "definitions",
-    [("REGIONS=2", "WITNESSES=1", "EPOCHS=2"), ("REGIONS=2", "WITNESSES=0", "EPOCHS=2")],
+    ("members", "states_at_least"),
+    [(("REGIONS=2", "WITNESSES=1"), 1_000_000), (("REGIONS=2", "WITNESSES=0"), 5_000)],
     ids=["two regions and a witness", "two regions"],
 )
-def test_nothing_is_submitted_twice_in_any_order_of_things(tmp_path, definitions):
-    errors, states = searched(tmp_path, *definitions)
+def test_nothing_is_submitted_twice_in_any_order_of_things(tmp_path, members, states_at_least):
+    errors, states = searched(tmp_path, *members, "EPOCHS=2")
     assert errors == 0
-    assert states > 10_000
+    assert states >= states_at_least
 
 
 @pytest.mark.parametrize("rule", RULES)
