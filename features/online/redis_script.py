@@ -2,11 +2,11 @@
 
 import hashlib
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby, islice
+from itertools import chain, groupby, islice, repeat
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -32,9 +32,9 @@ from features.online.wire import Cells
 __all__ = ["Call", "Life", "Table", "calls", "run", "translated"]
 
 SCRIPT = """
--- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none), number of features, their
--- fields; then for each entity the time and the features. Returns how many rows were written.
-local call, byte = redis.call, string.byte
+-- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none); then for each entity the
+-- time, and fields and features in MessagePack. Returns how many rows were written.
+local call, byte, unpack = redis.call, string.byte, cmsgpack.unpack
 
 local function varint(s, i)
   local first, value, scale, b = i, 0, 1, byte(s, i)
@@ -74,15 +74,14 @@ local function newer(a, b)
   return a_seconds > b_seconds or (a_seconds == b_seconds and a_nanos > b_nanos)
 end
 
-local time_field, key_life, view_life, width = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local at, written = 5 + width, 0
---[[ fields ]]
+local time_field, key_life, view_life = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local at, written = 4, 0
 for _, key in ipairs(KEYS) do
   local stored = call('HGET', key, time_field)
   if not stored or not newer(stored, ARGV[at]) then
     local left = -2
     if key_life == 0 and view_life > 0 then left = call('PTTL', key) end
-    --[[ write ]]
+    call('HSET', key, time_field, ARGV[at], unpack(ARGV[at + 1]))
     if key_life > 0 then
       call('PEXPIRE', key, key_life)
     elseif view_life == 0 then
@@ -92,19 +91,11 @@ for _, key in ipairs(KEYS) do
     end
     written = written + 1
   end
-  at = at + width + 1
+  at = at + 2
 end
 return written
 """
-# Written out, the one call that writes a row costs the server a tenth less; a function of Lua's has 200 locals.
-WRITTEN_OUT_MAX = 100
-_FIELDS = """\
-local row, last = {false, time_field}, 3 + 2 * width
-for i = 1, width do row[2 + 2 * i] = ARGV[4 + i] end"""
-_WRITE = """\
-row[1] = key
-    for i = 0, width do row[3 + 2 * i] = ARGV[at + i] end
-    call('HSET', unpack(row, 1, last))"""
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
 FEATURES_MAX = 3900  # Lua hands no more than 8,000 values to a call
 ENTITIES_PER_CALL = 200  # 2 ms of the server's time, in which nobody else is served
 CALLS_FIRST, CALLS_PER_TRIP = 2, 10
@@ -113,13 +104,12 @@ RETRY_BUSY_SECONDS = 0.5
 # In an error of a script Redis 6 gives the reason behind a dash, Redis 7 in front.
 _FULL = re.compile(r"(?:^|[ -])(OOM|READONLY|MISCONF|NOREPLICAS) ")
 _BUSY = re.compile(r"^(BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN) ")
-_HEADS = {size: b"$%d\r\n" % size for size in range(256)}
+_HEADS = {size: b"$%d\r\n" % size for size in range(1024)}
 
 
 class Call(NamedTuple):
-    """Of how many features, and what follows the script in a call: how many arguments, and these as bulk strings."""
+    """What follows the script in a call: how many arguments, and these as bulk strings."""
 
-    width: int
     size: int
     arguments: bytes
 
@@ -161,7 +151,7 @@ class Table:
             raise StoreError(f"expected at most {FEATURES_MAX} features in a view, got {len(self.fields)}")
 
 
-def calls(table: Table, keys: Sequence[bytes], columns: Sequence[Cells]) -> Iterator[Call]:
+def calls(table: Table, keys: Sequence[bytes], times: Sequence[bytes], columns: Sequence[Cells]) -> Iterator[Call]:
     """Calls of the script that write these rows, without the script itself.
 
     A call has thousands of arguments, and a client takes longer to frame each than it took to make it. So they are
@@ -172,21 +162,19 @@ def calls(table: Table, keys: Sequence[bytes], columns: Sequence[Cells]) -> Iter
     table : Table
     keys : sequence of bytes, n
         Redis keys; the same one may come more than once.
+    times : sequence of bytes, n
+        Serialized ``google.protobuf.Timestamp``.
     columns : sequence of Cells, each n
-        Times, then the features in the table's order.
+        The features, in the table's order.
     """
-    if not keys:
-        return
     life = table.life
-    settings = (table.time_field, *(b"%d" % each for each in (life.key_ms, life.view_ms, len(table.fields))))
-    head = b"".join(_bulk_list([*settings, *table.fields]))
-    entities, rows = _bulk_list(keys), _bulk_rows(columns)
+    settings = _bulk_list([table.time_field, b"%d" % life.key_ms, b"%d" % life.view_ms])
+    entities, rows = _bulk_list(keys), zip(_bulk_list(times), _rows(table.fields, columns), strict=False)
     for start in range(0, len(keys), ENTITIES_PER_CALL):
-        part = slice(start, start + ENTITIES_PER_CALL)
-        some = entities[part]
-        count = 1 + len(some) + len(settings) + len(table.fields) + len(some) * len(columns)
+        some = entities[start : start + ENTITIES_PER_CALL]
         numbered = _bulk_list([b"%d" % len(some)])
-        yield Call(len(table.fields), count, b"".join([*numbered, *some, head, *rows[part]]))
+        arguments = [*numbered, *some, *settings, *chain.from_iterable(islice(rows, len(some)))]
+        yield Call(len(arguments), b"".join(arguments))
 
 
 def run(client: Redis, work: Iterable[Call]) -> int:
@@ -217,49 +205,50 @@ def run(client: Redis, work: Iterable[Call]) -> int:
 
 
 def _commands(work: Iterable[Call]) -> Iterator[bytes]:
-    """The first call of each width brings its script, so that the others find it, on a server just started too."""
-    known: dict[int, tuple[bytes, bytes]] = {}
+    """The first call brings the script, so that the others find it, on a server just started too."""
+    script = b"EVAL", SCRIPT.encode()
     for call in work:
-        script = known.get(call.width)
-        if script is None:
-            text = script_of(call.width).encode()
-            known[call.width] = b"EVALSHA", hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
-            script = b"EVAL", text
         yield b"*%d\r\n%b%b" % (len(script) + call.size, b"".join(_bulk_list(script)), call.arguments)
+        script = b"EVALSHA", SCRIPT_SHA
 
 
-@cache
-def script_of(width: int) -> str:
-    """The script for rows of so many features."""
-    fields, write = _FIELDS, _WRITE
-    if 0 < width <= WRITTEN_OUT_MAX:
-        names = [f"f{number}" for number in range(1, width + 1)]
-        cells = [f"{name}, ARGV[at + {number}]" for number, name in enumerate(names, 1)]
-        fields = f"local {', '.join(names)} = unpack(ARGV, 5, 4 + width)"
-        write = f"call('HSET', key, time_field, ARGV[at], {', '.join(cells)})"
-    return SCRIPT.replace("--[[ fields ]]", fields).replace("--[[ write ]]", write)
+def _rows(fields: Sequence[bytes], columns: Sequence[Cells]) -> Iterator[bytes]:
+    """Fields and features of each row in MessagePack, as a bulk string.
 
-
-def _bulk_rows(columns: Sequence[Cells]) -> list[bytes]:
-    """The bulk strings of each row; columns of fixed length that stand side by side are put together in one go."""
+    An argument of its own for each would cost the server more than what it does with it: it makes an object of each,
+    and a Lua string of that. Columns of fixed length that stand side by side are put together in one go.
+    """
     groups: list[list[bytes]] = []
-    for in_array, some in groupby(columns, key=lambda each: isinstance(each, np.ndarray)):
+    named = zip(map(_packed, fields), columns, strict=True)
+    for in_array, some in groupby(named, key=lambda each: isinstance(each[1], np.ndarray)):
         if in_array:
-            cells = np.concatenate([_bulk_array(cast(Any, each)) for each in some], axis=1)
-            groups.append(cells.view(f"V{cells.shape[1]}").ravel().tolist())
+            wide = np.concatenate([_packed_array(field, cast(Any, cells)) for field, cells in some], axis=1)
+            groups.append(wide.view(f"V{wide.shape[1]}").ravel().tolist())
         else:
-            groups += [_bulk_list(cast(list[bytes], each)) for each in some]
-    return groups[0] if len(groups) == 1 else list(map(b"".join, zip(*groups, strict=True)))
+            groups += [[field + _packed(each) for each in cells] for field, cells in some]
+    if not groups:
+        return repeat(_bulk_list([b""])[0])
+    return iter(_bulk_list(groups[0] if len(groups) == 1 else list(map(b"".join, zip(*groups, strict=True)))))
 
 
-def _bulk_array(cells: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
-    """Values of one length as bulk strings, a row each."""
-    head, width = b"$%d\r\n" % cells.itemsize, cells.itemsize
-    found = np.empty((len(cells), len(head) + width + 2), np.uint8)
+def _packed_array(field: bytes, cells: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+    """The field and a value of one length, a row each."""
+    head, width = field + _packed_head(cells.itemsize), cells.itemsize
+    found = np.empty((len(cells), len(head) + width), np.uint8)
     found[:, : len(head)] = np.frombuffer(head, np.uint8)
-    found[:, len(head) : -2] = cells.view(np.uint8).reshape(-1, width)
-    found[:, -2:] = np.frombuffer(b"\r\n", np.uint8)
+    found[:, len(head) :] = cells.view(np.uint8).reshape(-1, width)
     return found
+
+
+def _packed(value: bytes) -> bytes:
+    return _packed_head(len(value)) + value
+
+
+def _packed_head(size: int) -> bytes:
+    """Of a string: https://github.com/msgpack/msgpack/blob/master/spec.md#str-format-family."""
+    if size < 32:
+        return b"%c" % (0xA0 | size)
+    return struct.pack(">BH", 0xDA, size) if size < 1 << 16 else struct.pack(">BI", 0xDB, size)
 
 
 def _bulk_list(values: Sequence[bytes]) -> list[bytes]:

@@ -206,7 +206,7 @@ class _RowEncoder:
             return good, list(bad.values())
         times = time_bytes(np.fromiter((time_ms for _, time_ms, _ in rows), np.int64, len(rows)))
         columns = [encode(values.column(name)) for name, encode in self._features]
-        return calls(self._table, self._keys.encode(keys), [times, *columns]), []
+        return calls(self._table, self._keys.encode(keys), times, columns), []
 
 
 def _table(config: RepoConfig, view: FeatureView, features: Sequence[str]) -> Table:
@@ -222,11 +222,9 @@ def _message_calls(
 ) -> Iterator[Call]:
     """Calls that write rows of the same features."""
     keys = [_redis_key(config.project, key, config.entity_key_serialization_version) for key, _, _, _ in rows]
-    encoded = [
-        (_timestamp(event_time), *(values[name].SerializeToString() for name in features))
-        for _, values, event_time, _ in rows
-    ]
-    return calls(_table(config, view, features), keys, [list(each) for each in zip(*encoded, strict=True)])
+    times = [_timestamp(event_time) for _, _, event_time, _ in rows]
+    columns = [[values[name].SerializeToString() for _, values, _, _ in rows] for name in features]
+    return calls(_table(config, view, features), keys, times, columns)
 
 
 def _timestamp(event_time: datetime) -> bytes:

@@ -15,7 +15,7 @@ from feast import FeatureStore, FeatureView
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Float32, Int64
+from feast.types import Float32, Int64, String
 from own_redis import RedisServer, own_redis
 from redis import exceptions
 from test_online_store import CARRIER, FLIGHT, NOON, RECORD, TYPES, kafka_row, make_store, make_view
@@ -216,6 +216,37 @@ def test_a_key_lives_as_long_as_its_view_that_lives_longest(tmp_path: Path, serv
     assert seconds_left(server) <= 10  # nothing was written
     rows.write({"v1": [small_row(views[1], NOON, 1)]})
     assert 3540 < seconds_left(server) <= 3600
+
+
+def test_values_of_any_length_arrive_whole(tmp_path: Path, server: RedisServer) -> None:
+    text = make_view("text", {"text": String}, tmp_path)
+    store = feast(tmp_path, text, online_store(server))
+    # Where the heads of the formats change, of the message as of what it is packed in.
+    lengths = (
+        0,
+        27,
+        28,
+        29,
+        30,
+        31,
+        32,
+        253,
+        254,
+        255,
+        256,
+        1020,
+        1024,
+        65_530,
+        65_531,
+        65_532,
+        65_535,
+        65_536,
+        200_000,
+    )
+    for number, length in enumerate(lengths, 1):
+        rows_of(store, text).write({"text": [kafka_row(text, number, NOON, text="x" * length)]})
+    for number, length in enumerate(lengths, 1):
+        assert read(store, "text", flight=number, view="text") == {"text": "x" * length}
 
 
 @pytest.mark.parametrize("kind", [OURS, "redis"])
