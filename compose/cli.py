@@ -22,6 +22,7 @@ COMMANDS = {
     "jobs": "List and cancel Flink jobs.",
     "alerts": "Print drift alerts as they come.",
     "incidents": "Show that each incident is submitted once.",
+    "regions": "Show which region retrains which model.",
     "verify": "Compute every logged feature value again and compare.",
     "bench": "Measure each stage and the whole chain.",
     "features": "Show what the definitions of a Feast repo become.",

@@ -9,6 +9,7 @@ from compose.local.home import Home, write_text
 from compose.local.jobs import JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, http_ready, python_module
+from compose.regions import place_of
 from features.compiler.inputs import write_inputs
 from features.compiler.repo import Repo, load_repo
 from features.compiler.service import model_inputs, plain_inputs, prediction_topic
@@ -82,7 +83,7 @@ def headwater_platform(home: Home, repo: Path = REPO, controlled: bool = True) -
         With the control loop: controller, retrainer and reporter.
     """
     home.prepare()
-    topics = derived_topics(home, repo)
+    topics, place = derived_topics(home, repo), place_of()
 
     def services(platform: Platform) -> list[Service]:
         return [each for each in headwater_services(platform, topics) if controlled or each.name not in CONTROL_LOOP]
@@ -90,7 +91,7 @@ def headwater_platform(home: Home, repo: Path = REPO, controlled: bool = True) -
     return Platform(
         home,
         services=services,
-        topics=topics.read,
+        topics=lambda: [*topics.read(), *(place.topics if place else ())],
         on_jobmanager_restart=lambda platform: JobBook(
             home, platform.endpoints.kafka, platform.endpoints.flink
         ).restore(),
@@ -102,9 +103,10 @@ def headwater_services(platform: Platform, topics: DerivedTopics) -> list[Servic
     """Kafka, Flink and ClickHouse, and what reads and writes them."""
     views = ",".join(each.name for each in topics.read() if each.name.startswith("features."))
     page = platform.ports["page"]
-    stores = ("kafka", "clickhouse")
+    stores, place = ("kafka", "clickhouse"), place_of()
     return [
         *local_services(platform),
+        *([place.mirror(platform)] if place else ()),
         Service(
             name="archiver",
             argv=python_module("jobs.archive", "--topics", ",".join(TOPICS), "--derived", topics.file),
@@ -121,7 +123,11 @@ def headwater_services(platform: Platform, topics: DerivedTopics) -> list[Servic
             depends_on=("kafka",),
         ),
         Service(name="controller", argv=python_module("jobs.retraining.controller"), depends_on=("kafka",)),
-        Service(name="retrainer", argv=python_module("jobs.retraining.consumer"), depends_on=stores),
+        Service(
+            name="retrainer",
+            argv=python_module("jobs.retraining.consumer", *(place.arguments if place else ())),
+            depends_on=stores,
+        ),
         Service(name="reporter", argv=python_module("jobs.reporting"), depends_on=stores),
         Service(
             name="page",

@@ -4,6 +4,7 @@ Records are dicts of the topic's schema with times as UTC epoch milliseconds. Th
 event time.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ __all__ = [
     "encode",
     "end_offsets",
     "first_timestamp_ms",
+    "produce",
     "reader",
 ]
 
@@ -107,9 +109,14 @@ def reader(kafka: str, group: str = "headwater-reader", **settings: Any) -> Cons
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
             "fetch.wait.max.ms": 50,
-            **{name.replace("_", "."): value for name, value in settings.items()},
+            **_named(settings),
         }
     )
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By librdkafka's names, of which one has no dots."""
+    return {name if name == "log_level" else name.replace("_", "."): value for name, value in settings.items()}
 
 
 class TopicLog:
@@ -119,8 +126,11 @@ class TopicLog:
     ----------
     kafka : str
         ``host:port``.
-    names : sequence of str
-        Topics of ``schemas/topics.py``.
+    names : sequence of str, or mapping of str to str
+        Topics of ``schemas/topics.py``; or the names of topics at the broker and those of ours that they are mirrors
+        of. Records are handed over under ours.
+    **settings
+        More of librdkafka's, with underscores for dots.
 
     Raises
     ------
@@ -128,12 +138,13 @@ class TopicLog:
         Where the broker does not answer or a topic is missing.
     """
 
-    def __init__(self, kafka: str, names: Sequence[str]) -> None:
-        self._kafka = kafka
-        self._consumer = reader(kafka, enable_partition_eof=True)
+    def __init__(self, kafka: str, names: Sequence[str] | Mapping[str, str], **settings: Any) -> None:
+        self._ours = names if isinstance(names, Mapping) else {name: name for name in names}
+        self._kafka, self._settings = kafka, settings
+        self._consumer = reader(kafka, enable_partition_eof=True, **settings)
         self._uncommitted: Consumer | None = None
         self._next: dict[tuple[str, int], int] = {}
-        places = [TopicPartition(name, part, 0) for name in names for part in _partitions(self._consumer, name)]
+        places = [TopicPartition(name, part, 0) for name in self._ours for part in _partitions(self._consumer, name)]
         self._places = [(str(each.topic), int(each.partition)) for each in places]
         self._open = set(self._places)
         self._consumer.assign(places)
@@ -166,7 +177,7 @@ class TopicLog:
     def written(self, name: str) -> dict[int, int]:
         """Per partition of a topic the offset behind the last record, also of transactions that are still open."""
         if self._uncommitted is None:
-            self._uncommitted = reader(self._kafka, isolation_level="read_uncommitted")
+            self._uncommitted = reader(self._kafka, isolation_level="read_uncommitted", **self._settings)
         parts = [part for topic_name, part in self._places if topic_name == name]
         return {part: _watermarks(self._uncommitted, name, part)[1] for part in parts}
 
@@ -192,8 +203,9 @@ class TopicLog:
                 elif not error.retriable() and error.code() not in _PASSING:
                     raise BrokerError(f"expected records of {place}, got {error}")
             elif value is not None:
+                name = self._ours[place[0]]
                 try:
-                    yield place[0], decode(place[0], value)
+                    yield name, decode(name, value)
                 except DecodeError as exc:  # not ours to judge; said, and passed over
                     self.undecodable.append(f"{place[0]}-{place[1]}@{each.offset()}: {exc}")
 
@@ -205,12 +217,16 @@ _PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIM
 class Writer:
     """Writes records in transactions: all of them or none, and nothing of a process that has been superseded.
 
+    Threads may share it: their transactions follow one another.
+
     Parameters
     ----------
     kafka : str
         ``host:port``.
     transactional_id : str
         Who opens a writer of the same id later fences this one off.
+    **settings
+        More of librdkafka's, with underscores for dots.
 
     Raises
     ------
@@ -218,8 +234,9 @@ class Writer:
         Where the broker does not answer.
     """
 
-    def __init__(self, kafka: str, transactional_id: str) -> None:
+    def __init__(self, kafka: str, transactional_id: str, **settings: Any) -> None:
         self._id = transactional_id
+        self._lock = threading.Lock()
         self._producer = Producer(
             {
                 "bootstrap.servers": kafka,
@@ -227,6 +244,7 @@ class Writer:
                 "enable.idempotence": True,
                 "linger.ms": 0,
                 "transaction.timeout.ms": 60_000,
+                **_named(settings),
             }
         )
         self._try(lambda: self._producer.init_transactions(TIMEOUT_S))
@@ -246,12 +264,17 @@ class Writer:
         BrokerError
             Where the transaction did not come about; nothing of it is to be seen then.
         """
-        if not records and not offsets:
-            return
+        if records or offsets:
+            with self._lock:
+                self._transact(records, offsets, consumer)
+
+    def _transact(
+        self, records: Sequence[Publish], offsets: Sequence[TopicPartition], consumer: Consumer | None
+    ) -> None:
         self._try(self._producer.begin_transaction)
         try:
             for each in records:
-                self._put(each)
+                produce(self._producer, each)
             if offsets and consumer is not None:
                 group = consumer.consumer_group_metadata()
                 self._try(lambda: self._producer.send_offsets_to_transaction(list(offsets), group, TIMEOUT_S))
@@ -261,12 +284,6 @@ class Writer:
         except BaseException:
             self._try(lambda: self._producer.abort_transaction(TIMEOUT_S))
             raise
-
-    def _put(self, each: Publish) -> None:
-        key = str(each.record[topic(each.topic).key]).encode()
-        # Zero would mean "now" to the client.
-        time_ms = max(1, int(each.record["event_time"]))
-        self._producer.produce(each.topic, encode(each.topic, each.record), key, timestamp=time_ms)
 
     def _try(self, call: Callable[[], Any]) -> None:
         for attempt in range(RETRIES_MAX):
@@ -281,6 +298,14 @@ class Writer:
                 raise BrokerError(f"{self._id}: expected Kafka to take a transaction, got {error}") from exc
             else:
                 return
+
+
+def produce(producer: Producer, each: Publish) -> None:
+    """Hand a record to a client of Kafka: encoded, under its topic's key, and with its event time."""
+    key = str(each.record[topic(each.topic).key]).encode()
+    # Zero would mean "now" to the client.
+    time_ms = max(1, int(each.record["event_time"]))
+    producer.produce(each.topic, encode(each.topic, each.record), key, timestamp=time_ms)
 
 
 def end_offsets(kafka: str, name: str, committed: bool = True) -> dict[int, tuple[int, int]]:

@@ -52,6 +52,8 @@ class Topic:
         -1 keeps everything.
     compacted : bool
         Keep the newest record of each key instead of a time span.
+    segment_bytes : int
+        Of the log's files, of which only those that are full are compacted; 0: the broker's size.
     encoding : {"avro", "json"}
         Of the values; the schema says what they hold either way.
     definition : dict, optional
@@ -68,6 +70,7 @@ class Topic:
     partitions: int = 1
     retention_ms: int = -1
     compacted: bool = False
+    segment_bytes: int = 0
     encoding: Encoding = "avro"
     definition: dict[str, Any] | None = field(default=None, hash=False)
     time: str = ""
@@ -90,6 +93,9 @@ _ALL = (
     Topic("submissions", 12, key="incident_id"),
     Topic("models.decisions", 10, key="incident_id"),
     Topic("models.control", 11, key="model"),
+    # A record a second of each member and model, of which one counts.
+    Topic("ownership", 13, key="seat", compacted=True, segment_bytes=1 << 20),
+    Topic("ownership.orders", 14, key="seat"),
 )
 
 TOPICS: dict[str, Topic] = {each.name: each for each in _ALL}

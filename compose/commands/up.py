@@ -16,10 +16,14 @@ from compose.local.services import free_ports
 
 __all__ = ["command"]
 
+REGIONS_MAX = 4
+REGIONS_START_S = 400.0
+
 
 @click.command()
 @click.option("--detach", "-d", is_flag=True, help="Return once everything is ready and leave it running.")
-def command(detach: bool) -> None:
+@click.option("--regions", type=click.IntRange(2, REGIONS_MAX), help="Run so many regions, and a witness beside them.")
+def command(detach: bool, regions: int | None) -> None:
     """Start the local platform and keep it running.
 
     Starts Kafka, a Flink cluster, ClickHouse and Headwater's own services on free ports of this machine, restarts
@@ -32,6 +36,9 @@ def command(detach: bool) -> None:
                             HEADWATER_CLICKHOUSE_PORT and HEADWATER_PAGE_PORT
 
     Where it runs already, says so and changes nothing.
+
+    With --regions, each region is a platform of its own under HEADWATER_HOME/regions/, with its own Kafka, and
+    MirrorMaker 2 between them; commands speak to the one whose directory HEADWATER_HOME names.
     """
     console = Console()
     home = Home.find()
@@ -40,12 +47,12 @@ def command(detach: bool) -> None:
         console.print(services_table(running))
         return
     try:
-        (_detached if detach else _foreground)(home, console)
+        (_detached if detach else _foreground)(home, console, regions)
     except AlreadyRunningError as exc:  # two at the same moment, and the other was first
         console.print(str(exc), soft_wrap=True)
 
 
-def _foreground(home: Home, console: Console) -> None:
+def _foreground(home: Home, console: Console, regions: int | None) -> None:
     """Run until interrupted."""
     stop_on_signals()
     platform: Platform | None = None
@@ -55,10 +62,11 @@ def _foreground(home: Home, console: Console) -> None:
         Platform(home).prepare()
         free_ports(PORT_NAMES)
         with console.status("Reading the feature definitions"):
-            platform = _platform(home)
+            platform = _platform(home, regions)
         platform.start()
         with console.status("Starting") as status:
-            platform.wait(on_tick=lambda facts: status.update(_progress(facts)))
+            timeout_s = REGIONS_START_S if regions else START_TIMEOUT_S
+            platform.wait(timeout_s, on_tick=lambda facts: status.update(_progress(facts)))
         if (running := Running.read(home)) is not None:
             console.print(services_table(running))
         took = time.monotonic() - began
@@ -74,8 +82,12 @@ def _foreground(home: Home, console: Console) -> None:
     console.print("Stopped.")
 
 
-def _platform(home: Home) -> Platform:
+def _platform(home: Home, regions: int | None) -> Platform:
     """The whole platform. To derive its topics Feast is imported, which takes a while: not for a command's help."""
+    if regions:
+        from compose.regions import regions_platform
+
+        return regions_platform(home, regions)
     from compose.services import headwater_platform
     from features.compiler.repo import RepoError
 
@@ -90,20 +102,20 @@ def _progress(facts: dict[str, Any]) -> str:
     return f"Starting {waiting}"
 
 
-def _detached(home: Home, console: Console) -> None:
+def _detached(home: Home, console: Console, regions: int | None) -> None:
     """Run ``headwater up`` as a process of its own and wait until it is ready."""
     # Here and not there, so that downloads show their progress and failures their reason.
     Platform(home).prepare()
     log = home.log_file("up")
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [sys.executable, "-m", "compose.cli", "up"],
+            [sys.executable, "-m", "compose.cli", "up", *(("--regions", str(regions)) if regions else ())],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + (REGIONS_START_S if regions else START_TIMEOUT_S)
     try:
         with console.status("Starting") as status:
             while (running := Running.find(home)) is None or running.state == "starting":

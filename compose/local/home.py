@@ -37,6 +37,7 @@ class PlatformError(Exception):
 def write_text(file: Path, content: str) -> None:
     """Write a file that readers see whole or not at all."""
     partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    file.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(content)
     partial.replace(file)
 

@@ -76,7 +76,12 @@ _PROPERTIES = {
 
 
 def kafka_service(
-    home: Home, port: int, controller_port: int, *, topics: Callable[[], Iterable[Topic]] | None = None
+    home: Home,
+    port: int,
+    controller_port: int,
+    *,
+    topics: Callable[[], Iterable[Topic]] | None = None,
+    host: str = HOST,
 ) -> Service:
     """Kafka as a service of the platform; its data outlive it.
 
@@ -87,11 +92,13 @@ def kafka_service(
         Where clients and the node itself connect.
     topics : function, optional
         Topics to create once Kafka answers, beside those of ``schemas/topics.py``.
+    host : str
+        Address to listen at.
     """
-    address = f"{HOST}:{port}"
+    address = f"{host}:{port}"
     return Service(
         name="kafka",
-        argv=lambda: _prepare(home, port, controller_port),
+        argv=lambda: _prepare(home, address, f"{host}:{controller_port}"),
         ready=kafka_ready(address),
         on_ready=lambda: create_topics(address, topics() if topics else ()),
         # Unflushed log segments are recovered at start, and a clean stop avoids that.
@@ -100,14 +107,14 @@ def kafka_service(
     )
 
 
-def _prepare(home: Home, port: int, controller_port: int) -> list[str]:
+def _prepare(home: Home, address: str, controller: str) -> list[str]:
     """Write the configuration, format the directory on first use, and return the command."""
     data = home.path("kafka", "data")
     properties = {
         **_PROPERTIES,
-        "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
-        "controller.quorum.voters": f"1@{HOST}:{controller_port}",
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{address}",
+        "controller.quorum.voters": f"1@{controller}",
         "log.dirs": data,
     }
     config = home.path("kafka", "server.properties")
@@ -189,10 +196,7 @@ def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
             each.name,
             num_partitions=each.partitions,
             replication_factor=1,
-            config={
-                "cleanup.policy": "compact" if each.compacted else "delete",
-                "retention.ms": str(each.retention_ms),
-            },
+            config=_config(each),
         )
         for each in wanted.values()
         if each.name not in there
@@ -207,6 +211,14 @@ def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
                 raise PlatformError(f"Kafka at {address} would not create the topic {name}: {exc}") from exc
     _await_served(admin, address, wanted)
     return created
+
+
+def _config(topic: Topic) -> dict[str, str]:
+    config = {
+        "cleanup.policy": "compact" if topic.compacted else "delete",
+        "retention.ms": str(topic.retention_ms),
+    }
+    return config | ({"segment.bytes": str(topic.segment_bytes)} if topic.segment_bytes else {})
 
 
 def _await_served(admin: "AdminClient", address: str, names: Collection[str]) -> None:

@@ -29,7 +29,7 @@ from schemas.topics import Topic
 __all__ = ["AlreadyRunningError", "Endpoints", "Platform", "Running", "local_services", "memory_bytes"]
 
 START_TIMEOUT_S = 180.0
-PORT_NAMES = ("kafka", "kafka_controller", "flink", "flink_rpc", "clickhouse", "page")
+PORT_NAMES = ("kafka", "kafka_controller", "flink", "flink_rpc", "clickhouse", "page", "mirror")
 _log = logging.getLogger("compose.local")
 
 

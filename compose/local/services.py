@@ -128,11 +128,11 @@ def http_ready(url: str, timeout_s: float = 2.0) -> Callable[[], bool]:
     return check
 
 
-def tcp_ready(port: int, timeout_s: float = 1.0) -> Callable[[], bool]:
-    """A check that passes when something accepts connections on a port of this machine."""
+def tcp_ready(port: int, host: str = HOST, timeout_s: float = 1.0) -> Callable[[], bool]:
+    """A check that passes when something accepts connections on a port."""
 
     def check() -> bool:
-        with socket.create_connection((HOST, port), timeout=timeout_s):
+        with socket.create_connection((host, port), timeout=timeout_s):
             return True
 
     return check

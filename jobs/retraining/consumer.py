@@ -2,9 +2,10 @@
 
 ``python -m jobs.retraining.consumer --kafka HOST:PORT --clickhouse URL --home DIRECTORY``
 
-:func:`jobs.retraining.claims.next_step` says what comes next for an incident, :class:`Retrainer` does it, :func:`run`
-feeds it. Within a region the consumer group gives the events to one process at a time; one that was cut off and comes
-back is fenced by its transactional id; and whatever either has begun, the backend has one run an incident.
+:class:`jobs.retraining.retrainer.Retrainer` carries incidents out, :func:`run` feeds it. The consumer group gives the
+events to one process at a time; one that was cut off and comes back is fenced by its transactional id; and whatever
+either has begun, the backend has one run an incident. With ``--regions regions.yaml --region NAME`` this is one of
+several regions, which vote for the one that carries a model's incidents out: see :mod:`jobs.retraining.member`.
 """
 
 import argparse
@@ -14,267 +15,26 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from features.compiler.inputs import read_inputs
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
-from jobs.retraining.backends.base import (
-    BackendError,
-    ConflictError,
-    Submission,
-    Submits,
-    UnreachableError,
-    payload_hash,
-)
+from jobs.retraining import member
+from jobs.retraining.backends.base import BackendError
 from jobs.retraining.backends.local import LocalBackend
-from jobs.retraining.claims import UNKNOWN, Alone, Claims, Office, next_step
+from jobs.retraining.claims import Alone, Claims
 from jobs.retraining.payload import REPO, Places, Sources
+from jobs.retraining.regions import RegionsError, load_regions
+from jobs.retraining.retrainer import EVENTS, SUBMISSIONS, Retrainer
 from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
 from schemas.codec import DecodeError
 
-__all__ = ["Preparation", "Retrainer", "decision_record", "main", "run"]
+__all__ = ["main", "run"]
 
-EVENTS, SUBMISSIONS, DECISIONS = "retraining.events", "submissions", "models.decisions"
 GROUP = "headwater-retraining"
-PRIOR = "prior"
-RETRY_S = 1.0
-NAN = float("nan")
-
-
-class Preparation(Protocol):
-    """What a run needs before it can start."""
-
-    def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """The payload of the event's run; the same whenever it is asked for."""
-
-    def missing(self, event: Mapping[str, Any]) -> list[str]:
-        """What the run would not find yet, in words."""
-
-
-@dataclass
-class _Incident:
-    event: Mapping[str, Any]
-    payload: dict[str, Any]
-    since: float
-    run: Any = UNKNOWN
-    told: str = ""
-    look_at: float = 0.0
-    shown_at: float = 0.0
-
-
-class Retrainer:
-    """Carries out incidents; holds nothing that the topics and the backend could not tell again.
-
-    Parameters
-    ----------
-    backend : Submits
-    preparation : Preparation
-    publish : callable
-        Writes records, all or none.
-    log : callable
-    claims : Claims
-        What ``submissions`` says; what is published is taken in too.
-    office : Office
-        Of the epoch in which all this is done.
-    clock : callable
-        Seconds of a clock that never goes back.
-    wall : callable
-        Wall time in seconds, for people.
-    prepare_seconds : float
-        How long to wait for what a run needs before the incident is given up.
-    concurrency : int
-        Runs of one model under way at a time; others wait their turn.
-    """
-
-    def __init__(
-        self,
-        backend: Submits,
-        preparation: Preparation,
-        publish: Callable[[Sequence[Publish]], None],
-        log: Callable[[Mapping[str, Any]], None],
-        claims: Claims,
-        office: Office,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        prepare_seconds: float = 600.0,
-        concurrency: int = 1,
-    ) -> None:
-        self.backend, self.preparation, self.claims, self.office = backend, preparation, claims, office
-        self._publish, self._log, self._clock, self._wall = publish, log, clock, wall
-        self._prepare_seconds, self._concurrency = prepare_seconds, concurrency
-        self._active: dict[str, _Incident] = {}
-
-    def on_event(self, event: Mapping[str, Any]) -> None:
-        """A record of ``retraining.events``; one that has come before changes nothing."""
-        key, claim = event["incident_id"], self.claims.get(event["incident_id"])
-        if key in self._active or (claim is not None and claim.is_settled):
-            return
-        now = self._clock()
-        # What others have asked the backend for may show later; what nobody has claimed, nobody has asked for.
-        may_be_asked_for = claim is not None or not self.office.knows_all
-        shown_at = now + self.backend.hidden_s if may_be_asked_for else now
-        if claim is not None:
-            self._log({"incident_id": key, "step": "taken over", "status": claim.status, "epoch": self.office.epoch})
-            event = claim.event
-        payload = {**self.preparation.payload(event), "epoch": self.office.epoch}
-        self._active[key] = _Incident(event, payload, now, shown_at=shown_at)
-
-    @property
-    def active(self) -> set[str]:
-        """Incidents that are not settled."""
-        return set(self._active)
-
-    def tick(self) -> None:
-        """Take every incident as far as it goes without waiting."""
-        for key, incident in list(self._active.items()):
-            try:
-                while self._step(key, incident):
-                    pass
-            except UnreachableError as exc:
-                # It may have done what it was asked for; so it is asked what there is, before anything else.
-                incident.run = UNKNOWN
-                if incident.told != str(exc):
-                    incident.told = str(exc)
-                    self._log({"incident_id": key, "step": "unreachable", "error": str(exc)})
-
-    def _step(self, key: str, incident: _Incident) -> bool:
-        """One step; whether another may follow at once."""
-        wanted = payload_hash(incident.payload)
-        is_hidden = self._clock() < incident.shown_at
-        step = next_step(self.claims.get(key), incident.run, self.office, wanted, is_hidden)
-        if step == "intend":
-            self._record(incident, "intent", None, wanted)
-        elif step == "find":
-            incident.run = self.backend.find(key)
-        elif step == "submit":
-            return self._submit(key, incident)
-        elif step == "accept":
-            self._record(incident, "accepted", incident.run.submission_id, wanted)
-        elif step in ("hold", "wait"):
-            incident.run = UNKNOWN
-            return False
-        elif step == "settle":
-            self._settle(key, incident, incident.run)
-        elif step in ("conflict", "vanished"):
-            found = f"one with payload {incident.run.payload_hash[:12]}" if incident.run else "none"
-            self._give_up(key, incident, f"expected the backend to have a run with {wanted[:12]}, found {found}")
-        else:
-            self._log({"incident_id": key, "step": step})
-            del self._active[key]
-        return key in self._active
-
-    def _submit(self, key: str, incident: _Incident) -> bool:
-        now = self._clock()
-        if incident.run is None:
-            if now < incident.look_at or self._is_full(incident.event["model"]):
-                return False
-            if missing := self.preparation.missing(incident.event):
-                incident.look_at = now + 0.2
-                if now - incident.since > self._prepare_seconds:
-                    waited = f"{self._prepare_seconds:.0f} s"
-                    self._give_up(key, incident, f"expected the training set to be complete within {waited}: {missing}")
-                elif incident.told != missing[0]:
-                    incident.told = missing[0]
-                    self._log({"incident_id": key, "step": "prepare", "missing": missing})
-                return False
-        # Whatever the answer is, or if none comes: it may have begun.
-        incident.shown_at, incident.look_at = now + self.backend.hidden_s, now + RETRY_S
-        try:
-            incident.run = self.backend.submit(key, incident.payload)
-        except ConflictError as exc:
-            # Another owner's request may have come first, with what it made of the event.
-            found, claim = self.backend.find(key), self.claims.get(key)
-            if found is None or claim is None or found.payload_hash not in claim.payload_hashes:
-                self._give_up(key, incident, str(exc))
-                return False
-            incident.run = found
-        self._log({"incident_id": key, "step": "submit", "attempt": incident.run.attempts, "state": incident.run.state})
-        # A run that cannot be started now is tried again with the next tick.
-        return bool(incident.run.state != "lost")
-
-    def _is_full(self, model: str) -> bool:
-        claims = [self.claims.get(key) for key, each in self._active.items() if each.event["model"] == model]
-        return len([each for each in claims if each and each.status == "accepted"]) >= self._concurrency
-
-    def _settle(self, key: str, incident: _Incident, found: Submission) -> None:
-        if found.state == "succeeded" and found.result is not None:
-            record = decision_record(incident.event, incident.payload, found.result)
-            self._finish(key, incident, "succeeded", str(found.result.get("uri") or ""), record, found.payload_hash)
-        else:
-            status = "cancelled" if found.state == "cancelled" else "failed"
-            reason = found.detail or f"the run {found.state}"
-            record = decision_record(incident.event, incident.payload, {"reason": reason})
-            self._finish(key, incident, status, reason, record, found.payload_hash)
-
-    def _give_up(self, key: str, incident: _Incident, reason: str) -> None:
-        record = decision_record(incident.event, incident.payload, {"reason": reason})
-        self._finish(key, incident, "failed", reason, record, payload_hash(incident.payload))
-
-    def _finish(
-        self, key: str, incident: _Incident, status: str, detail: str, decision: dict[str, Any], found_hash: str
-    ) -> None:
-        """Outcome and decision become known together."""
-        claim = self.claims.get(key)
-        submission_id = claim.submission_id if claim else None
-        self._record(incident, status, submission_id, found_hash, detail, Publish(DECISIONS, decision))
-        del self._active[key]
-
-    def _record(
-        self,
-        incident: _Incident,
-        status: str,
-        submission_id: str | None,
-        found_hash: str,
-        detail: str | None = None,
-        *others: Publish,
-    ) -> None:
-        epoch = self.office.epoch
-        record = {
-            "incident_id": incident.event["incident_id"],
-            "model": incident.event["model"],
-            "backend": self.backend.name,
-            "submission_id": submission_id,
-            "epoch": epoch,
-            "number": self.claims.next_number(epoch),
-            "status": status,
-            "payload_hash": found_hash,
-            "event": dict(incident.event),
-            "event_time": incident.event["event_time"],
-            "recorded_at": round(self._wall() * 1000),
-            "detail": detail,
-        }
-        self._publish([*others, Publish(SUBMISSIONS, record)])
-        self.claims.take(record)
-        self._log({"incident_id": record["incident_id"], "step": status, "detail": detail})
-
-
-def decision_record(event: Mapping[str, Any], payload: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of ``models.decisions`` for a run's result; a run without figures is a refusal with its reason."""
-    champion = payload.get("champion") or {}
-
-    def figure(name: str) -> float | None:
-        return None if result.get(name) is None else float(result[name])
-
-    challenger = {name: figure(f"challenger_{name}") for name in ("log_loss", "auc")}
-    return {
-        "incident_id": event["incident_id"],
-        "model": event["model"],
-        "decision": "promoted" if result.get("decision") == "promoted" else "refused",
-        "champion_version": champion.get("version", PRIOR),
-        "challenger_version": str(result.get("version") or ""),
-        "champion_log_loss": figure("champion_log_loss"),
-        "challenger_log_loss": NAN if challenger["log_loss"] is None else challenger["log_loss"],
-        "champion_auc": figure("champion_auc"),
-        "challenger_auc": NAN if challenger["auc"] is None else challenger["auc"],
-        "margin": float(payload["margin"]),
-        "held_out_rows": int(result.get("held_out_rows") or 0),
-        "reason": str(result.get("reason") or ""),
-        "event_time": event["event_time"],
-    }
 
 
 class _Progress:
@@ -393,6 +153,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mlflow", help="tracking URI; default: sqlite under the home directory")
     parser.add_argument("--repo", type=Path, default=REPO, help="Feast repo of the models; default: the flights")
     parser.add_argument("--inputs", type=Path, help="what the models read, JSON; default: inputs.json of the home")
+    parser.add_argument("--regions", type=Path, metavar="FILE", help="of several regions: YAML, see the README")
+    parser.add_argument("--region", metavar="NAME", help="which of them this is")
     trainer = [sys.executable, "-m", "jobs.training"]
     parser.add_argument("--command", nargs=argparse.REMAINDER, default=trainer, help="what trains; comes last")
     return parser.parse_args(argv)
@@ -402,6 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when told to stop, 1 where Kafka or the policy fails, 3 when superseded by another consumer."""
     args = _arguments(argv)
     stops: list[int] = []
+
+    def stopped() -> bool:
+        return bool(stops)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: stops.append(number))
     home = Path(args.home).absolute()
@@ -416,8 +182,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             office = Alone(claims.newest_epoch + 1)
             return Retrainer(backend, sources, publish, _print, claims, office, concurrency=policy.concurrency)
 
-        run(args.kafka, make, lambda: bool(stops), _print)
-    except (BrokerError, BackendError, PolicyError, OSError) as exc:
+        if args.regions:
+            several, models = load_regions(args.regions), tuple(sources.inputs)
+            member.run(several, args.region, backend, sources, stopped, _print, models, policy.concurrency)
+        else:
+            run(args.kafka, make, stopped, _print)
+    except (BrokerError, BackendError, PolicyError, RegionsError, OSError) as exc:
         print(f"retraining: {exc}", file=sys.stderr)  # noqa: T201
         return 3 if isinstance(exc, FencedError) else 1
     finally:

@@ -192,6 +192,11 @@ class Member:
         owners = [each for each in self._everyone() if each.role == "owner"]
         return max(owners, key=lambda each: each.epoch, default=None)
 
+    @property
+    def newest_epoch(self) -> int:
+        """Of all that anybody is known to have stood for or voted in."""
+        return max(max(each.promised, each.epoch) for each in [*self._known.values(), self._draft])
+
     def may_submit(self, now: float) -> bool:
         """Whether this member owns, and nobody else can."""
         return bool(self.epoch) and now < self._leased_until()
@@ -320,7 +325,7 @@ class Member:
 
     def _next_epoch(self) -> int:
         """After all that are known of, and of no other region, whatever that does not know of."""
-        after = 1 + max(max(each.promised, each.epoch) for each in [*self._known.values(), self._draft])
+        after = 1 + self.newest_epoch
         return after + (self._rank(self.name) - after) % len(self.electorate.regions)
 
     def _turn(self) -> int:

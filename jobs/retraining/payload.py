@@ -182,13 +182,13 @@ class Sources:
         self._ends: dict[str, dict[tuple[str, int], int]] = {}
 
     def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`jobs.retraining.consumer.Preparation`."""
+        """See :class:`jobs.retraining.retrainer.Preparation`."""
         inputs = self.inputs.get(event["model"])
         known = inputs.as_dict() if inputs else {}
         return training_payload(self.kafka, event, self.policy, self.places, known)
 
     def missing(self, event: Mapping[str, Any]) -> list[str]:
-        """See :class:`jobs.retraining.consumer.Preparation`: all that Kafka held at the first look."""
+        """See :class:`jobs.retraining.retrainer.Preparation`: all that Kafka held at the first look."""
         key, model = event["incident_id"], event["model"]
         if model not in self.inputs:
             known = ", ".join(sorted(self.inputs)) or "none"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = "jobs.retraining"
 # In the order in which they import one another.
-MODULES = ("claims", "ownership", "consumer", "agent", "simulation.world", "simulation.histories")
+MODULES = ("claims", "ownership", "retrainer", "agent", "simulation.world", "simulation.histories")
 
 
 ENDLESS_S = 30
@@ -102,21 +102,21 @@ MUTANTS = (
     Mutant("a payload that nobody announced", "claims", "or wanted not in claim.payload_hashes:", "or False:", 9),
     Mutant(
         "others' requests are not waited for",
-        "consumer",
+        "retrainer",
         "self.backend.hidden_s if may_be_asked_for else now",
         "0.0 if may_be_asked_for else now",
         2,
     ),
     Mutant(
         "own requests are not waited for",
-        "consumer",
+        "retrainer",
         "incident.shown_at, incident.look_at = now + self.backend.hidden_s,",
         "incident.shown_at, incident.look_at = now,",
         0,
     ),
     Mutant(
         "submitted without asking what there is",
-        "consumer",
+        "retrainer",
         "incident.run = self.backend.find(key)",
         "incident.run = None",
         0,
@@ -143,7 +143,6 @@ MUTANTS = (
         "if False",
         132,
     ),
-    Mutant("who owns no more goes on", "agent", "self._retrainer.office.epoch != self.member.epoch", "False", 10),
 )
 
 

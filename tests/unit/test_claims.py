@@ -13,7 +13,7 @@ from jobs.kafka import decode, encode
 from jobs.retraining.backends.base import Submission, payload_hash
 from jobs.retraining.backends.local import LocalBackend, LocalSettings
 from jobs.retraining.claims import UNKNOWN, Alone, Claims, next_step
-from jobs.retraining.consumer import Retrainer, decision_record
+from jobs.retraining.retrainer import Retrainer, decision_record
 
 EVENT = {
     "incident_id": "i1",

@@ -25,7 +25,7 @@ __all__ = [
 
 RunState = Literal["running", "lost", "succeeded", "failed", "cancelled"]
 
-ENDPOINTS = frozenset({"clickhouse", "mlflow_uri", "models_dir", "epoch"})
+ENDPOINTS = frozenset({"kafka", "clickhouse", "mlflow_uri", "models_dir", "epoch"})
 """Payload fields that say where and by whom a run is carried out, not what it is."""
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")

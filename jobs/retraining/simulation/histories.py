@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from jobs.kafka import Publish
 from jobs.retraining.agent import Agent
-from jobs.retraining.consumer import EVENTS
 from jobs.retraining.ownership import Electorate, Timing
+from jobs.retraining.retrainer import EVENTS
 from jobs.retraining.simulation.world import BACKENDS, Backend, CrashError, Log, Mirrors, World
 
 __all__ = ["History", "Outcome", "Process", "Start", "agents"]
@@ -54,13 +54,13 @@ class Ready:
         self._name = name
 
     def payload(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`jobs.retraining.consumer.Preparation`."""
+        """See :class:`jobs.retraining.retrainer.Preparation`."""
         # Where it is made, and of which region's event, is in a payload too.
         made = {"made": self._name, "effective_from_ms": event["effective_from"]}
         return {"incident_id": event["incident_id"], "margin": 0.0, "champion": None, **made}
 
     def missing(self, event: Mapping[str, Any]) -> list[str]:
-        """See :class:`jobs.retraining.consumer.Preparation`."""
+        """See :class:`jobs.retraining.retrainer.Preparation`."""
         del event
         return []
 
@@ -394,4 +394,5 @@ def agents(node: Node, said: Sequence[tuple[str, Mapping[str, Any]]]) -> Agent:
         history.backend if is_region else None,
         Ready(node.name) if is_region else None,
         concurrency=4,
+        wall=lambda: node.world.now,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from jobs.retraining.backends.base import BackendError
 from jobs.retraining.claims import Alone, Claims
-from jobs.retraining.consumer import EVENTS, SUBMISSIONS, Retrainer
+from jobs.retraining.retrainer import EVENTS, SUBMISSIONS, Retrainer
 from jobs.retraining.simulation.histories import Node, Ready, Start
 
 __all__ = ["mirror_only", "naive", "no_epoch"]

@@ -1,0 +1,95 @@
+"""Two regions for real: Kafka, MirrorMaker 2, members and a witness; what is stubbed is the training platform alone."""
+
+import json
+import os
+import signal
+
+import pytest
+from click.testing import CliRunner
+from two_regions import World, until
+
+from compose.cli import headwater
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with World(tmp_path_factory.mktemp("regions"), "timing: {beat_s: 0.5, lease_s: 3}\n") as started:
+        yield started
+
+
+def settled(world, key, *regions):
+    return all("succeeded" in world.statuses(each, key) for each in regions)
+
+
+def agreed(world):
+    """Owner and epoch, once both regions know of the same."""
+    east, west = world.owner("east"), world.owner("west")
+    return east if east == west else None
+
+
+def told(world, *arguments):
+    done = CliRunner().invoke(headwater, ["regions", *arguments, "--regions", str(world.file)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    return done
+
+
+def test_an_incident_that_both_regions_see_is_submitted_once(world):
+    until(lambda: agreed(world))
+    key = world.event("east", "west")
+    until(lambda: settled(world, key, "east", "west"))
+    assert world.training.count(key) == 1
+
+
+def test_what_one_region_sees_the_owner_submits(world):
+    keys = [world.event(each) for each in ("east", "west")]
+    until(lambda: all(settled(world, key, "east", "west") for key in keys))
+    assert [world.training.count(key) for key in keys] == [1, 1]
+
+
+@pytest.mark.parametrize("time", range(3))
+def test_a_model_is_handed_over_and_back(world, time):
+    owner, epoch = until(lambda: agreed(world))
+    successor = "west" if owner == "east" else "east"
+    done = told(world, "hand-over", "m", "--to", successor)
+    assert done.exit_code == 0, done.output
+    until(lambda: (found := agreed(world)) and found[0] == successor and found[1] > epoch)
+    key = world.event("east", "west")
+    until(lambda: settled(world, key, "east", "west"))
+    assert world.training.count(key) == 1
+
+
+def test_status_tells_who_owns_and_what_has_arrived(world):
+    owner, epoch = until(lambda: agreed(world))
+    done = told(world, "status", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert found["unreachable"] == {}
+    assert (found["models"]["m"]["owner"], found["models"]["m"]["epoch"]) == (owner, epoch)
+    assert set(found["models"]["m"]["members"]) == {"east", "west", "hill"}
+    assert {(each["source"], each["target"]) for each in found["flows"]} == {("east", "west"), ("west", "east")}
+    assert all(each["behind"] == 0 for each in found["flows"])
+    assert found["takeovers"]
+    shown = told(world, "status").output
+    assert f"m: {owner} owns it in epoch {epoch}." in shown
+
+
+def test_the_other_region_finishes_what_the_owner_has_begun(world):
+    owner, epoch = until(lambda: agreed(world))
+    other = "west" if owner == "east" else "east"
+    world.training.run_s = 1000.0
+    try:
+        key = world.event(owner, at_s=60)
+        until(lambda: world.training.count(key) == 1 and "accepted" in world.statuses(other, key))
+        for service in ("member", "mirror", "kafka"):
+            os.kill(world.pid(owner, service), signal.SIGSTOP)
+        until(lambda: (found := world.owner(other))[0] == other and found[1] > epoch)
+    finally:
+        world.training.run_s = 0.5
+    until(lambda: settled(world, key, other))
+    assert world.training.count(key) == 1
+    for service in ("kafka", "mirror", "member"):
+        os.kill(world.pid(owner, service), signal.SIGCONT)
+    until(lambda: settled(world, key, owner), 120.0)
+    again = world.event("east", "west", at_s=120)
+    until(lambda: settled(world, again, "east", "west"), 120.0)
+    assert world.training.count(again) == 1

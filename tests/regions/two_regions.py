@@ -1,0 +1,178 @@
+"""Two real Kafkas, two MirrorMakers, a member in each and a witness, as processes of this machine; and what trains."""
+
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+from stub_member import LISTING_S, MODEL
+
+from compose.local.home import Home
+from compose.local.kafka import kafka_service
+from compose.local.platform import Platform
+from compose.local.services import Service, python_module
+from compose.regions import Place, local_regions, region_home, witness_service
+from jobs.kafka import Publish, TopicLog, Writer
+from jobs.retraining.regions import load_regions, mirror_of
+
+START_MS = 1_356_998_400_000  # 2013-01-01
+
+
+class TrainingPlatform:
+    """Makes a run of each request that comes, whatever it is for: so two requests for an incident are two runs."""
+
+    def __init__(self, run_s=0.5):
+        self.run_s, self.runs, self.lock = run_s, [], threading.Lock()
+        platform = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self._answer(platform.begin(told))
+
+            def do_GET(self):
+                self._answer(platform.find(parse_qs(urlparse(self.path).query)["incident_id"][0]))
+
+            def _answer(self, content):
+                body = json.dumps(content).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server.server_port}/runs"
+
+    def begin(self, told):
+        with self.lock:
+            run = {**told, "run": f"run-{len(self.runs)}", "began": time.monotonic(), "at": time.time()}
+            self.runs.append(run)
+        return self._shown(run)
+
+    def find(self, incident_id):
+        listed = [each for each in self.runs if each["began"] + LISTING_S <= time.monotonic()]
+        return next((self._shown(each) for each in listed if each["incident_id"] == incident_id), None)
+
+    def count(self, incident_id):
+        return sum(each["incident_id"] == incident_id for each in self.runs)
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def _shown(self, run):
+        return {**run, "done": time.monotonic() - run["began"] > self.run_s}
+
+
+class World:
+    """Both regions, running."""
+
+    def __init__(self, folder: Path, timing=""):
+        self.home = Home(folder)
+        self.file = local_regions(self.home, 2)
+        if timing:
+            self.file.write_text(self.file.read_text() + timing)
+        self.regions = load_regions(self.file)
+        self.training = TrainingPlatform()
+        self.platforms = {name: self._platform(name) for name in self.regions.names}
+        self.witness = Platform(
+            Home(self.home.path("witness")), services=lambda _: [witness_service(self.home, self.file)]
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self):
+        everything = [*self.platforms.values(), self.witness]
+        try:
+            for each in everything:
+                each.start()
+                self._stack.callback(each.stop)
+            for each in everything:
+                each.wait()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+        self.training.close()
+
+    def _platform(self, name):
+        place = Place(self.file, self.regions, name)
+        member = [sys.executable, str(Path(__file__).with_name("stub_member.py")), str(self.file), name]
+
+        def services(platform):
+            ports = platform.ports
+            kafka = kafka_service(platform.home, ports["kafka"], ports["kafka_controller"], topics=lambda: place.topics)
+            speaker = Service("member", argv=[*member, self.training.url], depends_on=("kafka",))
+            return [kafka, place.mirror(platform), speaker]
+
+        port = self.kafka(name).rpartition(":")[2]
+        return Platform(
+            region_home(self.home, name),
+            services=services,
+            environ={**os.environ, "HEADWATER_KAFKA_PORT": port, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+
+    def kafka(self, name):
+        return self.regions.region(name).kafka
+
+    def event(self, *regions, at_s=0, incident_id=None):
+        """The same incident's event, as the regions that see the drift publish it."""
+        key = incident_id or uuid.uuid4().hex
+        record = {
+            "incident_id": key, "model": MODEL, "monitor": "performance", "reason": "drift", "policy": "1",
+            "event_time": START_MS + at_s * 1000, "effective_from": START_MS + at_s * 1000,
+        }  # fmt: skip
+        for name in regions:
+            writer = Writer(self.kafka(name), f"test-{uuid.uuid4().hex}")
+            writer.publish([Publish("retraining.events", record)])
+        return key
+
+    def read(self, name, *topics):
+        """What a region holds of its own topics and its mirrors, under our names."""
+        log = TopicLog(self.kafka(name), self.regions.topics_at(name, topics))
+        found = [record for _, record in log.to_end()]
+        log.close()
+        return found
+
+    def statuses(self, name, incident_id):
+        return {each["status"] for each in self.read(name, "submissions") if each["incident_id"] == incident_id}
+
+    def owner(self, name):
+        """Of the newest epoch that the region knows of."""
+        told = [each for each in self.read(name, "ownership") if each["role"] == "owner"]
+        newest = max(told, key=lambda each: each["epoch"], default=None)
+        return (newest["member"], newest["epoch"]) if newest else None
+
+    def pid(self, region, service):
+        return self.platforms[region].supervisor.facts()[service]["pid"]
+
+    def log(self, region, service):
+        return self.platforms[region].home.log_file(service).read_text()
+
+
+def until(holds, timeout_s=60.0, why=""):
+    """Wait until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if found := holds():
+            return found
+        assert time.monotonic() < deadline, why or "it did not come about in time"
+        time.sleep(0.2)
+
+
+__all__ = ["TrainingPlatform", "World", "mirror_of", "python_module", "until"]
