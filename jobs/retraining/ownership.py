@@ -13,6 +13,9 @@ rules make it safe, whatever is lost, late or dead:
 4. What an owner is about to submit is published first, and submitted once a majority holds it. Who is voted for has
    to hold whatever any of its voters holds, before it owns: so an intent is known to every owner after its own.
 
+Whoever hears an owner does not stand, also where it cannot follow, having stood for a later epoch before it heard. The
+owner sees that, and stands again for an epoch that all can follow.
+
 A majority of two is both. Where one of two regions is gone a person has to say so (:meth:`Member.declare_gone`),
 and has to be right: that nothing of that region runs until it hears of the others again.
 
@@ -174,7 +177,7 @@ class Member:
         # Nobody counts on the vote of one that votes alone and never has, nor of one that stopped owning in order.
         alone = last is None and len(electorate.voters) == 1
         self._released = alone or (last is not None and (last.role, last.granted) == ("leaving", name))
-        self._stood_at = self._led_at = self._beat_at = self._stepped_at = now
+        self._stood_at = self._led_at = self._beat_at = self._stepped_at = self._followed_at = now
 
     @property
     def standing(self) -> Standing:
@@ -222,7 +225,7 @@ class Member:
         """What is to be said now, if anything has changed."""
         # 1. Whom do we vote for: those who stand, and were heard before we were free.
         for each in sorted(self._known.values(), key=self._precedence):
-            if now - self._seen_at[each.member] < self.timing.lease_s:
+            if self._is_alive(each, now):
                 self._consider(each, now)
         # 2. Do we stand, own, or give up?
         {"follower": self._follow, "leaving": self._follow, "candidate": self._stand, "owner": self._lead}[
@@ -258,7 +261,7 @@ class Member:
         numbers = [
             each.held[1] if each.held[0] == self.epoch else 0
             for each in self._known.values()
-            if self.epoch and each.held < self._public.held and now - self._seen_at[each.member] < self.timing.lease_s
+            if self.epoch and each.held < self._public.held and self._is_alive(each, now)
         ]
         return min(numbers, default=None)
 
@@ -310,11 +313,13 @@ class Member:
         self._heard_at, self._released = now, False
 
     def _follow(self, now: float) -> None:
-        if self.name not in self.electorate.regions or not self._is_free(now):
+        if self.name not in self.electorate.regions or not self._is_free(now) or self._hears_owner(now):
             return
         # The others let the one that comes before them be first.
-        waited = now - self._heard_at - (0 if self._released else self.timing.patience_s)
-        if waited < self._turn() * 2 * self.timing.beat_s:
+        since, leaving = self._heard_at + (0 if self._released else self.timing.patience_s), self._leaving(now)
+        if leaving is not None:
+            since = max(since, self._seen_at[leaving.member])
+        if now - since < self._turn(leaving) * 2 * self.timing.beat_s:
             return
         epoch = self._next_epoch()
         self._draft = replace(
@@ -323,19 +328,29 @@ class Member:
         self._stood_at = now
         self._beat(now)
 
+    def _hears_owner(self, now: float) -> bool:
+        return any(each.role == "owner" and self._is_alive(each, now) for each in self._known.values())
+
+    def _is_alive(self, said: Standing, now: float) -> bool:
+        return now - self._seen_at[said.member] < self.timing.lease_s
+
     def _next_epoch(self) -> int:
         """After all that are known of, and of no other region, whatever that does not know of."""
         after = 1 + self.newest_epoch
         return after + (self._rank(self.name) - after) % len(self.electorate.regions)
 
-    def _turn(self) -> int:
+    def _leaving(self, now: float) -> Standing | None:
+        """The newest owner that has just stopped."""
+        known = [each for each in self._known.values() if each.role == "leaving" and self._is_alive(each, now)]
+        return max(known, key=lambda each: each.epoch, default=None)
+
+    def _turn(self, leaving: Standing | None) -> int:
         """How many others are to be let go first."""
         rank = self._rank(self.name)
         if self._draft.role == "leaving":
-            return len(self.electorate.regions) + rank
-        chosen = self._known.get(self._draft.granted)
-        if chosen is not None and chosen.role == "leaving" and chosen.successor in self.electorate.regions:
-            return 0 if chosen.successor == self.name else 1 + rank
+            return 0 if self._draft.successor == self.name else len(self.electorate.regions) + rank
+        if leaving is not None and leaving.successor in self.electorate.regions:
+            return 0 if leaving.successor == self.name else 1 + rank
         return rank
 
     def _stand(self, now: float) -> None:
@@ -350,7 +365,7 @@ class Member:
         epoch, number = max(each.held for each in votes)
         if self._counted(epoch) >= number:
             self._draft = replace(self._draft, role="owner")
-            self._led_at = now
+            self._led_at = self._followed_at = now
 
     def _lead(self, now: float) -> None:
         paused = now - self._stepped_at > self.timing.beat_s  # who was not running has not been unheard
@@ -359,6 +374,12 @@ class Member:
         if now - self._led_at > self.timing.lease_s:
             # Nobody hears us. Who goes on would keep its own vote for ever.
             self._draft = replace(self._draft, role="follower")
+            return
+        ahead = [each for each in self._known.values() if each.promised > self.epoch]
+        if not ahead or any(each.role != "follower" and self._is_alive(each, now) for each in ahead):
+            self._followed_at = now  # who still stands does not hear us, and would not follow then either
+        if now - self._followed_at > 2 * self.timing.patience_s:
+            self.hand_over(now, self.name)
             return
         self._beat_when_due(now)
 

@@ -71,13 +71,6 @@ MUTANTS = (
         "an owner without the claims of its voters", "ownership", "if self._counted(epoch) >= number:", "if True:", 55
     ),
     Mutant(
-        "an owner that nobody hears stays",
-        "ownership",
-        "if now - self._led_at > self.timing.lease_s:",
-        "if False:",
-        233,
-    ),
-    Mutant(
         "a candidate that nobody votes for stays",
         "ownership",
         "if now - self._stood_at > self.timing.patience_s:",

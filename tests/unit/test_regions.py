@@ -8,7 +8,7 @@ from jobs.kafka import decode, encode
 from jobs.retraining import agent as agents
 from jobs.retraining.agent import ORDERS, OWNERSHIP, Agent
 from jobs.retraining.backends.base import Submission, payload_hash
-from jobs.retraining.ownership import Electorate, Standing, Timing
+from jobs.retraining.ownership import Electorate, Member, Standing, Timing
 from jobs.retraining.regions import MIRRORED, RegionsError, load_regions, mirror_of
 from jobs.retraining.retrainer import EVENTS, SUBMISSIONS
 from jobs.retraining.witness import Journal, JournalError
@@ -209,3 +209,54 @@ def test_who_is_gone_is_not_waited_for():
     agent.take(ORDERS, order("declare_gone", agent.member.newest_epoch, "west"))
     pass_time(30)
     assert agent.may_submit
+
+
+class Three:
+    """East, west and a witness, each of which hears at once what it is to hear."""
+
+    def __init__(self):
+        electorate = Electorate(("east", "west"), ("hill",))
+        self.now, self.cut, self.epochs = 0.0, set(), []
+        self.members = {name: Member(name, electorate, Timing(), 0.0, lambda epoch: 0) for name in electorate.voters}
+
+    def pass_time(self, seconds):
+        for _ in range(round(seconds / 0.25)):
+            self.now += 0.25
+            for name, member in self.members.items():
+                if (said := member.step(self.now)) is None:
+                    continue
+                member.said(said)
+                for other, each in self.members.items():
+                    if frozenset((name, other)) not in self.cut:
+                        each.hear(said, self.now)
+
+    def heal(self):
+        """A mirror brings what was written meanwhile."""
+        self.cut = set()
+        for member in self.members.values():
+            for each in self.members.values():
+                member.hear(each.standing, self.now)
+
+    def owners(self):
+        return [name for name, each in self.members.items() if each.may_submit(self.now)]
+
+
+def test_who_has_stood_for_a_later_epoch_is_brought_back():
+    three = Three()
+    three.cut = {frozenset(("east", "west")), frozenset(("west", "hill"))}
+    three.pass_time(40)
+    assert three.owners() == ["east"]
+    west, east = three.members["west"], three.members["east"]
+    assert west.standing.promised > east.epoch  # it has stood, time and again
+    three.heal()
+    three.pass_time(40)
+    assert three.owners() == ["east"]
+    assert west.standing.promised == east.epoch
+    assert west.standing.granted == "east"
+    epoch = east.epoch
+    three.pass_time(60)
+    assert (three.owners(), east.epoch) == (["east"], epoch)
+    # Now it can do without the witness.
+    three.cut = {frozenset(("east", "hill")), frozenset(("west", "hill"))}
+    three.pass_time(60)
+    assert (three.owners(), east.epoch) == (["east"], epoch)
