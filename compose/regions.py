@@ -20,7 +20,16 @@ from compose.local.services import HOST, Service, free_ports, python_module
 from jobs.retraining.regions import MIRRORED, Regions, RegionsError, load_regions, mirror_of
 from schemas.topics import Topic, topic
 
-__all__ = ["NAMES", "Place", "local_regions", "place_of", "region_home", "regions_platform", "witness_service"]
+__all__ = [
+    "NAMES",
+    "WITNESS",
+    "Place",
+    "local_regions",
+    "place_of",
+    "region_home",
+    "regions_platform",
+    "witness_service",
+]
 
 NAMES = ("east", "west", "north", "south")
 WITNESS = "hill"
@@ -51,9 +60,9 @@ class Place:
         others = [each for each in self.regions.names if each != self.name]
         return [replace(topic(each), name=mirror_of(other, each)) for other in others for each in MIRRORED]
 
-    def mirror(self, platform: Platform) -> Service:
-        """What brings this region those of the others."""
-        return mirror_service(platform.home, self.regions, self.name, platform.ports["mirror"])
+    def mirror(self, platform: Platform, host: str = HOST) -> Service:
+        """What brings this region those of the others; it listens at that address."""
+        return mirror_service(platform.home, self.regions, self.name, platform.ports["mirror"], host=host)
 
     @property
     def arguments(self) -> tuple[str, ...]:

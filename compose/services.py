@@ -122,7 +122,11 @@ def headwater_services(platform: Platform, topics: DerivedTopics) -> list[Servic
             argv=python_module("jobs.promises", "--events", ",".join(EVENTS), "--derived", topics.file),
             depends_on=("kafka",),
         ),
-        Service(name="controller", argv=python_module("jobs.retraining.controller"), depends_on=("kafka",)),
+        Service(
+            name="controller",
+            argv=python_module("jobs.retraining.controller", *(place.arguments if place else ())),
+            depends_on=("kafka",),
+        ),
         Service(
             name="retrainer",
             argv=python_module("jobs.retraining.consumer", *(place.arguments if place else ())),

@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, first_timestamp_ms
 from jobs.retraining.loop import CONTROL, EVENTS, Controller, Settings, bootstrap_id, coalesce
+from jobs.retraining.regions import RegionsError, load_regions
 from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
 
 __all__ = ["Controller", "Settings", "bootstrap_id", "main", "run"]
@@ -22,7 +23,9 @@ __all__ = ["Controller", "Settings", "bootstrap_id", "main", "run"]
 ALERTS, SUBMISSIONS, DECISIONS, WINDOWS = "drift.alerts", "submissions", "models.decisions", "drift.windows"
 REPEAT_SECONDS = 3.0
 # Where several topics have news, alerts are taken before the windows that settle them.
-INPUTS = (ALERTS, SUBMISSIONS, DECISIONS, WINDOWS)
+INPUTS = (EVENTS, ALERTS, SUBMISSIONS, DECISIONS, WINDOWS)
+SHARED = (EVENTS, SUBMISSIONS, DECISIONS)
+"""What counts wherever it was said: what one region retrains no other retrains again, and answers in all."""
 
 
 def run(
@@ -33,6 +36,7 @@ def run(
     stopped: Callable[[], bool],
     log: Callable[[Mapping[str, Any]], None],
     clock: Callable[[], float] = time.time,
+    topics: Mapping[str, str] | None = None,
 ) -> None:
     """Read the control topics for ever, and publish what the controller says.
 
@@ -48,6 +52,8 @@ def run(
     log : callable
     clock : callable
         Wall time in seconds.
+    topics : mapping of str to str, optional
+        Topics to read by their names at the broker, mirrors of other regions' among them; default: this region's.
 
     Raises
     ------
@@ -68,7 +74,7 @@ def run(
     told = list(outputs.to_end())
     outputs.close()
     controller.recover(*([record for name, record in told if name == each] for each in (EVENTS, CONTROL)))
-    inputs = TopicLog(kafka, INPUTS)
+    inputs = TopicLog(kafka, topics or INPUTS)
     held = list(inputs.to_end())
     log({"recovered": len(told), "backlog": len(held), "horizon": controller.horizon_ms})
     # 3. Then what comes.
@@ -109,6 +115,7 @@ def _with_alerts(
 
 def _feed(controller: Controller, records: Iterable[tuple[str, Mapping[str, Any]]], now_ms: int) -> list[Publish]:
     take = {
+        EVENTS: controller.on_event,
         ALERTS: controller.on_alert,
         SUBMISSIONS: controller.on_submission,
         DECISIONS: controller.on_decision,
@@ -131,6 +138,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--traffic", default="flights.requests", help="topic whose first record starts the clock")
     parser.add_argument("--start", type=_day, help="day on which traffic starts, UTC; default: that record's")
     parser.add_argument("--live", action="store_true", help="the horizon is the wall clock; nothing waits")
+    parser.add_argument("--regions", metavar="FILE", help="of several regions: YAML, see the README")
+    parser.add_argument("--region", metavar="NAME", help="which of them this is")
     return parser.parse_args(argv)
 
 
@@ -142,8 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda number, _frame: stops.append(number))
     try:
         controller = Controller(Settings(args.model, live=args.live), load_policy(args.policy))
-        run(args.kafka, controller, args.traffic, args.start, lambda: bool(stops), _print)
-    except (BrokerError, PolicyError) as exc:
+        topics = None
+        if args.regions:
+            topics = load_regions(args.regions).topics_at(args.region, SHARED, more=(ALERTS, WINDOWS))
+        run(args.kafka, controller, args.traffic, args.start, lambda: bool(stops), _print, topics=topics)
+    except (BrokerError, PolicyError, RegionsError) as exc:
         print(f"controller: {exc}", file=sys.stderr)  # noqa: T201
         return 3 if isinstance(exc, FencedError) else 1
     return 0

@@ -152,6 +152,14 @@ class Controller:
             heapq.heappush(self._ahead, step)
         return self._advance(wall_ms)
 
+    def on_event(self, event: Mapping[str, Any], wall_ms: int = 0) -> list[Publish]:
+        """A record of ``retraining.events``: another region's counts as our own, for the cool-down as for promotion."""
+        if event["model"] == self.settings.model and event["incident_id"] not in self._events:
+            # What has been promised here stays true: its model takes effect after that.
+            effective_ms = max(event["effective_from"], self.horizon_ms + 1)
+            self._events[event["incident_id"]] = {**event, "effective_from": effective_ms}
+        return self._advance(wall_ms)
+
     def on_submission(self, submission: Mapping[str, Any], wall_ms: int = 0) -> list[Publish]:
         """A record of ``submissions``: that of a run which succeeded says where its model is."""
         if submission["status"] == "succeeded":

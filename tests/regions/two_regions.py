@@ -6,7 +6,8 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
@@ -16,10 +17,10 @@ from stub_member import LISTING_S, MODEL
 from compose.local.home import Home
 from compose.local.kafka import kafka_service
 from compose.local.platform import Platform
-from compose.local.services import Service, python_module
-from compose.regions import Place, local_regions, region_home, witness_service
+from compose.local.services import Service
+from compose.regions import NAMES, WITNESS, Place, local_regions, region_home, witness_service
 from jobs.kafka import Publish, TopicLog, Writer
-from jobs.retraining.regions import load_regions, mirror_of
+from jobs.retraining.regions import load_regions
 
 START_MS = 1_356_998_400_000  # 2013-01-01
 
@@ -27,7 +28,7 @@ START_MS = 1_356_998_400_000  # 2013-01-01
 class TrainingPlatform:
     """Makes a run of each request that comes, whatever it is for: so two requests for an incident are two runs."""
 
-    def __init__(self, run_s=0.5):
+    def __init__(self, host="127.0.0.1", run_s=0.5):
         self.run_s, self.runs, self.lock = run_s, [], threading.Lock()
         platform = self
 
@@ -49,12 +50,12 @@ class TrainingPlatform:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host, self.server = host, ThreadingHTTPServer((host, 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server.server_port}/runs"
+        return f"http://{self.host}:{self.server.server_port}/runs"
 
     def begin(self, told):
         with self.lock:
@@ -78,18 +79,19 @@ class TrainingPlatform:
 
 
 class World:
-    """Both regions, running."""
+    """Both regions, running; in namespaces of a network, or side by side on this machine."""
 
-    def __init__(self, folder: Path, timing=""):
-        self.home = Home(folder)
-        self.file = local_regions(self.home, 2)
+    def __init__(self, folder: Path, timing="", network=None):
+        self.home, self.network = Home(folder), network
+        self.file = local_regions(self.home, 2, [network.address(each) for each in NAMES[:2]] if network else ())
         if timing:
             self.file.write_text(self.file.read_text() + timing)
         self.regions = load_regions(self.file)
-        self.training = TrainingPlatform()
+        self.training = TrainingPlatform(network.address(network.HERE) if network else "127.0.0.1")
         self.platforms = {name: self._platform(name) for name in self.regions.names}
         self.witness = Platform(
-            Home(self.home.path("witness")), services=lambda _: [witness_service(self.home, self.file)]
+            Home(self.home.path("witness")),
+            services=lambda _: [self._there(WITNESS, witness_service(self.home, self.file))],
         )
         self._stack = ExitStack()
 
@@ -114,11 +116,15 @@ class World:
         place = Place(self.file, self.regions, name)
         member = [sys.executable, str(Path(__file__).with_name("stub_member.py")), str(self.file), name]
 
+        host = {"host": self.network.address(name)} if self.network else {}
+
         def services(platform):
             ports = platform.ports
-            kafka = kafka_service(platform.home, ports["kafka"], ports["kafka_controller"], topics=lambda: place.topics)
+            kafka = kafka_service(
+                platform.home, ports["kafka"], ports["kafka_controller"], topics=lambda: place.topics, **host
+            )
             speaker = Service("member", argv=[*member, self.training.url], depends_on=("kafka",))
-            return [kafka, place.mirror(platform), speaker]
+            return [self._there(name, each) for each in (kafka, place.mirror(platform, **host), speaker)]
 
         port = self.kafka(name).rpartition(":")[2]
         return Platform(
@@ -126,6 +132,12 @@ class World:
             services=services,
             environ={**os.environ, "HEADWATER_KAFKA_PORT": port, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
+
+    def _there(self, member, service):
+        """The service, in the member's namespace."""
+        if self.network is None:
+            return service
+        return replace(service, argv=lambda: [*self.network.inside(member), *service.command()])
 
     def kafka(self, name):
         return self.regions.region(name).kafka
@@ -159,7 +171,15 @@ class World:
         return (newest["member"], newest["epoch"]) if newest else None
 
     def pid(self, region, service):
-        return self.platforms[region].supervisor.facts()[service]["pid"]
+        platform = self.witness if region == WITNESS else self.platforms[region]
+        return platform.supervisor.facts()[service]["pid"]
+
+    def signal(self, number, region, *services):
+        """To processes that are there."""
+        for each in services:
+            if (pid := self.pid(region, each)) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def log(self, region, service):
         return self.platforms[region].home.log_file(service).read_text()
@@ -173,6 +193,3 @@ def until(holds, timeout_s=60.0, why=""):
             return found
         assert time.monotonic() < deadline, why or "it did not come about in time"
         time.sleep(0.2)
-
-
-__all__ = ["TrainingPlatform", "World", "mirror_of", "python_module", "until"]

@@ -184,6 +184,45 @@ def test_after_a_refusal_the_champion_goes_on():
     assert (hold.record["version"], hold.record["watermark"]) == ("1", at(51 + 14 + 4) - 1)
 
 
+def elsewhere(incident, day):
+    return {
+        "incident_id": incident, "model": "delay", "monitor": "performance", "reason": "drift", "policy": "p",
+        "event_time": at(day), "effective_from": at(day + 4),
+    }  # fmt: skip
+
+
+def test_what_another_region_retrains_answers_here_and_is_not_asked_for_again():
+    controller = trained()
+    judged(controller, 50)
+    (hold,) = controller.on_event(elsewhere("a", 51))
+    assert hold.record["watermark"] == at(55) - 1
+    controller.on_alert(alert(51))
+    assert judged(controller, 51) == [], "the same drift, seen here too"
+    controller.on_submission(submission("a", "2"))
+    promote, _ = controller.on_decision(decision("a", version="2"))
+    assert (promote.record["version"], promote.record["event_time"]) == ("2", at(55))
+    # The cool-down is the model's, not a region's.
+    controller.on_alert(alert(58, "b", version="2"))
+    assert judged(controller, 58) == []
+    assert controller.in_flight == []
+
+
+def test_a_model_from_elsewhere_takes_effect_behind_what_was_promised_here():
+    controller = trained()
+    judged(controller, 60)
+    horizon_ms = controller.horizon_ms
+    controller.on_event(elsewhere("a", 40))
+    controller.on_submission(submission("a", "2"))
+    promote, *_ = controller.on_decision(decision("a", version="2"))
+    assert promote.record["event_time"] == horizon_ms + 1
+
+
+def test_another_models_event_is_none_of_its_business():
+    controller = trained()
+    controller.on_event({**elsewhere("a", 51), "model": "fraud"})
+    assert controller.in_flight == []
+
+
 def test_an_incident_held_back_by_the_cool_down_is_looked_at_again():
     controller = trained()
     controller.on_alert(alert(40))
