@@ -2,6 +2,7 @@
 
 import json
 import sys
+import uuid
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -55,16 +56,76 @@ def show(incident_id: str, kafka: str | None, as_json: bool) -> None:
 
     ID may be the beginning of an id, as `list` prints it.
     """
-    from compose.control import CONTROL_TOPICS, story
+    from compose.control import story
 
     records = _records(kafka)
+    for each in story(records, _whole(records, incident_id)):
+        click.echo(json.dumps(each, default=str) if as_json else _told(each))
+
+
+@command.command()
+@click.argument("incident_id", metavar="ID")
+@click.option("--policy", type=click.Path(exists=True, dir_okay=False), help="YAML; default: the one of the flights.")
+@_kafka
+def submit(incident_id: str, policy: str | None, kafka: str | None) -> None:
+    """Have an incident retrain that the policy holds back, be it for the cool-down or the budget."""
+    from compose.people import asked_for
+    from monitors.policy import DEFAULT_POLICY, load_policy
+
+    records = _records(kafka)
+    _ask(kafka, asked_for(records, _whole(records, incident_id), load_policy(policy or DEFAULT_POLICY)))
+
+
+@command.command()
+@click.argument("incident_id", metavar="ID")
+@_kafka
+def requeue(incident_id: str, kafka: str | None) -> None:
+    """Have an incident tried again whose run failed or was cancelled: as an incident of its own, submitted once."""
+    from compose.people import again
+
+    records = _records(kafka)
+    _ask(kafka, again(records, _whole(records, incident_id)))
+
+
+@command.command()
+@click.argument("incident_id", metavar="ID")
+@_kafka
+def cancel(incident_id: str, kafka: str | None) -> None:
+    """End the training run of an incident, on this machine; it is recorded as cancelled, and nothing is promoted."""
+    from jobs.retraining.backends.base import BackendError
+    from jobs.retraining.backends.local import LocalBackend
+
+    home, running = running_platform()
+    whole = _whole(_records(kafka or running.endpoints.kafka), incident_id)
+    backend = LocalBackend(home.path("runs"), ())
+    if (run := backend.find(whole)) is None or run.state not in ("running", "lost"):
+        state = f"it has {run.state}" if run is not None else "there is none"
+        raise PlatformError(f"Expected a run of {whole} that is under way, but {state}.")
+    try:
+        backend.cancel(whole)
+    except BackendError as exc:
+        raise PlatformError(str(exc)) from exc
+    click.echo(f"The run of {whole} is cancelled; `headwater incidents requeue {whole[:12]}` has it tried again.")
+
+
+def _ask(kafka: str | None, event: dict[str, Any]) -> None:
+    from jobs.kafka import Publish, Writer
+
+    writer = Writer(kafka or running_platform()[1].endpoints.kafka, f"headwater-people-{uuid.uuid4().hex}")
+    writer.publish([Publish("retraining.events", event)])
+    click.echo(f"Asked for {event['incident_id']}; `headwater incidents show {event['incident_id'][:12]}` follows it.")
+
+
+def _whole(records: dict[str, list[dict[str, Any]]], beginning: str) -> str:
+    """The one incident's id that begins so."""
+    from compose.control import CONTROL_TOPICS
+
     ids = {each["incident_id"] for name in CONTROL_TOPICS for each in records[name] if each["incident_id"]}
-    match = sorted(each for each in ids if each.startswith(incident_id))
+    match = sorted(each for each in ids if each.startswith(beginning))
     if len(match) != 1:
         which = f"{len(match)} begin so: {', '.join(match)}" if match else "no incident's id begins so"
-        raise PlatformError(f"Expected the beginning of one incident's id, got {incident_id}: {which}.")
-    for each in story(records, match[0]):
-        click.echo(json.dumps(each, default=str) if as_json else _told(each))
+        raise PlatformError(f"Expected the beginning of one incident's id, got {beginning}: {which}.")
+    return match[0]
 
 
 def _records(kafka: str | None) -> dict[str, list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ from jobs.retraining.regions import load_regions
 TIMEOUT_S = 2.0
 LISTING_S = 1.0
 MODEL = "m"
+CONCURRENCY = 100
 
 
 class OverHttp:
@@ -74,7 +75,7 @@ def main():
         sys.stdout.write(json.dumps({"at": round(time.time(), 3), **line}) + "\n")
         sys.stdout.flush()
 
-    run(regions, name, OverHttp(url), Ready(name), lambda: bool(stops), log, (MODEL,), concurrency=100)
+    run(regions, name, OverHttp(url), Ready(name), lambda: bool(stops), log, (MODEL,), CONCURRENCY)
 
 
 if __name__ == "__main__":

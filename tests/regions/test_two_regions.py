@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from click.testing import CliRunner
+from stub_member import CONCURRENCY
 from two_regions import World, until
 
 from compose.cli import headwater
@@ -46,8 +48,8 @@ def test_what_one_region_sees_the_owner_submits(world):
     assert [world.training.count(key) for key in keys] == [1, 1]
 
 
-@pytest.mark.parametrize("time", range(3))
-def test_a_model_is_handed_over_and_back(world, time):
+@pytest.mark.parametrize("way", range(3))
+def test_a_model_is_handed_over_and_back(world, way):
     owner, epoch = until(lambda: agreed(world))
     successor = "west" if owner == "east" else "east"
     done = told(world, "hand-over", "m", "--to", successor)
@@ -56,6 +58,46 @@ def test_a_model_is_handed_over_and_back(world, time):
     key = world.event("east", "west")
     until(lambda: settled(world, key, "east", "west"))
     assert world.training.count(key) == 1
+
+
+def accepted_ms(world, keys):
+    """When each was recorded as accepted, by the wall clock."""
+    told = [each for each in world.read(world.owner("east")[0], "submissions") if each["status"] == "accepted"]
+    return {each["incident_id"]: each["recorded_at"] for each in told if each["incident_id"] in keys}
+
+
+def quantile(values, share):
+    return sorted(values)[min(len(values) - 1, round(share * len(values)))]
+
+
+def test_from_event_to_accepted_submission_across_regions(world, capsys):
+    """Seen where the owner is not, so that the event and its claim cross the link first."""
+    owner, _ = until(lambda: agreed(world))
+    other = "west" if owner == "east" else "east"
+    sent = {}
+    with world.writer(other) as write:
+        for number in range(100):
+            sent[write(at_s=200 + number)] = time.time() * 1000
+            time.sleep(0.05)
+    until(lambda: set(sent) <= set(accepted_ms(world, sent)))
+    took = [at - sent[key] for key, at in accepted_ms(world, sent).items()]
+    assert [world.training.count(key) for key in sent] == [1] * len(sent)
+    with capsys.disabled():
+        p50, p99 = quantile(took, 0.5), quantile(took, 0.99)
+        print(f"\nacross regions, event to accepted: p50 {p50:.0f} ms, p99 {p99:.0f} ms of {len(took)}")  # noqa: T201
+
+
+def test_a_thousand_incidents_at_once_drain_within_the_budget(world, capsys):
+    until(lambda: agreed(world))
+    began = time.monotonic()
+    with world.writer("east") as write:
+        keys = [write(at_s=1000 + number) for number in range(1000)]
+    until(lambda: all("succeeded" in each for each in world.by_incident("west", keys).values()), 300.0)
+    assert [world.training.count(key) for key in keys] == [1] * len(keys)
+    assert world.training.most_at_once <= CONCURRENCY
+    with capsys.disabled():
+        took = time.monotonic() - began
+        print(f"\n1,000 incidents: {took:.1f} s, at most {world.training.most_at_once} at once")  # noqa: T201
 
 
 def test_status_tells_who_owns_and_what_has_arrived(world):

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,7 +29,7 @@ class TrainingPlatform:
     """Makes a run of each request that comes, whatever it is for: so two requests for an incident are two runs."""
 
     def __init__(self, host="127.0.0.1", run_s=0.5):
-        self.run_s, self.runs, self.lock = run_s, [], threading.Lock()
+        self.run_s, self.runs, self.lock, self.most_at_once = run_s, [], threading.Lock(), 0
         platform = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,6 +61,8 @@ class TrainingPlatform:
         with self.lock:
             run = {**told, "run": f"run-{len(self.runs)}", "began": time.monotonic(), "at": time.time()}
             self.runs.append(run)
+            at_once = sum(run["began"] - each["began"] < self.run_s for each in self.runs[-1000:])
+            self.most_at_once = max(self.most_at_once, at_once)
         return self._shown(run)
 
     def find(self, incident_id):
@@ -142,17 +144,26 @@ class World:
     def kafka(self, name):
         return self.regions.region(name).kafka
 
-    def event(self, *regions, at_s=0, incident_id=None):
-        """The same incident's event, as the regions that see the drift publish it."""
-        key = incident_id or uuid.uuid4().hex
-        record = {
-            "incident_id": key, "model": MODEL, "monitor": "performance", "reason": "drift", "policy": "1",
-            "event_time": START_MS + at_s * 1000, "effective_from": START_MS + at_s * 1000,
-        }  # fmt: skip
+    def event(self, *regions, at_s=0):
+        """The same incident's event, as the regions that see the drift publish it; its id."""
+        key = uuid.uuid4().hex
         for name in regions:
-            writer = Writer(self.kafka(name), f"test-{uuid.uuid4().hex}")
-            writer.publish([Publish("retraining.events", record)])
+            with self.writer(name) as write:
+                write(at_s, key)
         return key
+
+    @contextmanager
+    def writer(self, region):
+        """Writes events of new incidents, and returns their ids."""
+        to = Writer(self.kafka(region), f"test-{uuid.uuid4().hex}")
+
+        def write(at_s=0, key=None):
+            at_ms, key = START_MS + at_s * 1000, key or uuid.uuid4().hex
+            record = {"incident_id": key, "model": MODEL, "monitor": "performance", "reason": "drift", "policy": "1"}
+            to.publish([Publish("retraining.events", record | {"event_time": at_ms, "effective_from": at_ms})])
+            return key
+
+        yield write
 
     def read(self, name, *topics):
         """What a region holds of its own topics and its mirrors, under our names."""
@@ -162,7 +173,14 @@ class World:
         return found
 
     def statuses(self, name, incident_id):
-        return {each["status"] for each in self.read(name, "submissions") if each["incident_id"] == incident_id}
+        return self.by_incident(name, [incident_id])[incident_id]
+
+    def by_incident(self, name, incident_ids):
+        """What has been said of each there."""
+        found = {each: set() for each in incident_ids}
+        for each in self.read(name, "submissions"):
+            found.setdefault(each["incident_id"], set()).add(each["status"])
+        return found
 
     def owner(self, name):
         """Of the newest epoch that the region knows of."""
