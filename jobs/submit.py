@@ -42,7 +42,7 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
-@click.option("--checkpoint-ms", type=click.IntRange(100), default=1000, help="Between two checkpoints.")
+@click.option("--checkpoint-ms", type=click.IntRange(100), default=Cluster.checkpoint_ms, help="Between checkpoints.")
 @click.option("--bounded", is_flag=True, help="Read what the topics hold now, and end.")
 @click.option("--from-checkpoint", "starts", multiple=True, metavar="JOB=PATH", help="Checkpoint a job starts from.")
 def main(

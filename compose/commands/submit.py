@@ -28,9 +28,7 @@ __all__ = ["command"]
 @click.option(
     "--checkpoint-ms",
     type=click.IntRange(100),
-    default=1000,
-    show_default=True,
-    help="Between two checkpoints: what is written can be read after one. Fewer cost less.",
+    help="Between two checkpoints, default 1000: what is written can be read after one. Fewer cost less.",
 )
 @click.option("--fresh", is_flag=True, help="Every view from the beginning of its topic; writes all rows again.")
 def command(
@@ -41,7 +39,7 @@ def command(
     views: tuple[str, ...],
     service: str | None,
     mode: str,
-    checkpoint_ms: int,
+    checkpoint_ms: int | None,
     fresh: bool,
 ) -> None:
     """Run JOBS on a Flink cluster: features, scoring, drift.
@@ -62,7 +60,7 @@ def command(
     """
     if repo and _is_flights(repo):
         repo = None  # what runs without --repo
-    options = ["--mode", mode, "--checkpoint-ms", str(checkpoint_ms)]
+    options = ["--mode", mode, *(["--checkpoint-ms", str(checkpoint_ms)] if checkpoint_ms else [])]
     options += ["--service", service] if service else []
     for view in views:
         options += ["--view", view]

@@ -24,7 +24,7 @@ __all__ = ["JOBS", "Demo", "Options", "demo_home", "prepared"]
 
 JOBS = ("features", "scoring", "drift")
 # A job writes all its state at a checkpoint, and a year takes minutes here. In `latest` mode a second is months.
-CHECKPOINT_MS = {"as-of": 2000, "latest": 1000}
+AS_OF_CHECKPOINT_MS = 2000
 QUIET_SECONDS = 3.0
 LOG_TAIL_BYTES = 128 << 10
 # Longer without any progress, and something is stuck: better to say so than to wait.
@@ -100,7 +100,8 @@ class Demo:
         """Send the three jobs."""
         at = self.platform.endpoints
         mode = self.options.mode
-        options = ["--mode", mode, "--checkpoint-ms", str(CHECKPOINT_MS[mode])]
+        seldom = ["--checkpoint-ms", str(AS_OF_CHECKPOINT_MS)] if mode == "as-of" else []
+        options = ["--mode", mode, *seldom]
         JobBook(self.platform.home, at.kafka, at.flink).submit(JOBS, options)
 
     def replay(self, hold: bool = True) -> None:
@@ -147,15 +148,16 @@ class Demo:
             Where nothing moves any more although something should.
         """
         pulse = Pulse(self.platform.endpoints.kafka, self.platform.endpoints.clickhouse)
-        moved, last = time.monotonic(), None
+        moved, last, beat = time.monotonic(), None, None
         lacking = ["traffic"]
         while lacking:
             still = time.monotonic() - moved
             try:
                 position = self.position()
                 tell(position)
-                if (beat := (pulse.beat(), position)) != last:
-                    moved, last = time.monotonic(), beat
+                # While the traffic is seen to move, nobody has to be asked whether anything does.
+                if position != last or beat != (beat := pulse.beat()):
+                    moved, last = time.monotonic(), position
                 lacking = self._lacking(pulse, position, still)
             except KafkaException as exc:  # a broker that was killed comes back
                 lacking = [f"Kafka: {exc.args[0].str()}"]

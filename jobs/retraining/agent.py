@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from jobs.kafka import Publish
 from jobs.retraining.backends.base import Submission, Submits
 from jobs.retraining.claims import Claims
-from jobs.retraining.ownership import Electorate, Member, Standing, Timing
+from jobs.retraining.ownership import Member
 from jobs.retraining.retrainer import DECISIONS, EVENTS, SUBMISSIONS, Preparation, Retrainer
+from jobs.retraining.standing import Electorate, Standing, Timing
 
 __all__ = ["ORDERS", "OWNERSHIP", "Agent", "Term"]
 

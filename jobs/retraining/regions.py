@@ -27,8 +27,8 @@ from typing import Any
 import yaml
 
 from jobs.retraining.agent import OWNERSHIP
-from jobs.retraining.ownership import Electorate, Timing
 from jobs.retraining.retrainer import DECISIONS, EVENTS, SUBMISSIONS
+from jobs.retraining.standing import Electorate, Timing
 from schemas.topics import TOPICS
 
 __all__ = ["MIRRORED", "SHARED", "Region", "Regions", "RegionsError", "load_regions", "mirror_of"]

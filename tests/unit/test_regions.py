@@ -8,9 +8,10 @@ from jobs.kafka import decode, encode
 from jobs.retraining import agent as agents
 from jobs.retraining.agent import ORDERS, OWNERSHIP, Agent
 from jobs.retraining.backends.base import Submission, payload_hash
-from jobs.retraining.ownership import Electorate, Member, Standing, Timing
+from jobs.retraining.ownership import Member
 from jobs.retraining.regions import MIRRORED, RegionsError, load_regions, mirror_of
 from jobs.retraining.retrainer import EVENTS, SUBMISSIONS
+from jobs.retraining.standing import Electorate, Standing, Timing
 from jobs.retraining.witness import Journal, JournalError
 from schemas.topics import TOPICS
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from jobs.kafka import Publish
 from jobs.retraining.agent import Agent
-from jobs.retraining.ownership import Electorate, Timing
 from jobs.retraining.retrainer import EVENTS
 from jobs.retraining.simulation.world import BACKENDS, Backend, CrashError, Log, Mirrors, World
+from jobs.retraining.standing import Electorate, Timing
 
 __all__ = ["History", "Outcome", "Process", "Start", "agents"]
 
