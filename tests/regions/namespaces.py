@@ -62,11 +62,11 @@ class Network:
         return ["ip", "netns", "exec", self.namespace(member)]
 
     def cut(self, one, other):
-        """Neither hears the other any more."""
-        for a, b in ((one, other), (other, one)):
-            if a != self.HERE and (a, b) not in self._cut:
-                _in(self.namespace(a), "route", "add", "blackhole", f"{self.address(b)}/32")
-                self._cut.add((a, b))
+        """Neither hears the other any more, and nobody is told: packets go nowhere."""
+        for pair in ((one, other), (other, one)):
+            if pair not in self._cut:
+                self._rule("add", pair)
+                self._cut.add(pair)
 
     def isolate(self, member):
         """From all other members; the training platform is still reached."""
@@ -76,9 +76,13 @@ class Network:
 
     def heal(self):
         """All hear all."""
-        for a, b in self._cut:
-            _in(self.namespace(a), "route", "delete", "blackhole", f"{self.address(b)}/32")
+        for pair in self._cut:
+            self._rule("delete", pair)
         self._cut = set()
+
+    def _rule(self, what, pair):
+        sender, receiver = map(self.address, pair)
+        _in(self._hub, "rule", what, "from", sender, "to", receiver, "blackhole")
 
     @property
     def _hub(self):

@@ -7,10 +7,12 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from confluent_kafka import Producer
 from stub_member import CONCURRENCY
 from two_regions import World, until
 
 from compose.cli import headwater
+from jobs.kafka import encode
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,21 @@ def test_what_one_region_sees_the_owner_submits(world):
     keys = [world.event(each) for each in ("east", "west")]
     until(lambda: all(settled(world, key, "east", "west") for key in keys))
     assert [world.training.count(key) for key in keys] == [1, 1]
+
+
+def test_what_was_never_committed_is_not_mirrored(world):
+    producer = Producer({"bootstrap.servers": world.kafka("east"), "transactional.id": "aborts"})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    aborted = world.record(0, "never")
+    producer.produce("retraining.events", encode("retraining.events", aborted), b"never")
+    producer.flush(20)
+    producer.abort_transaction(20)
+    key = world.event("east")
+    until(lambda: settled(world, key, "east", "west"))
+    heard = {each["incident_id"] for each in world.read("west", "retraining.events")}
+    assert key in heard
+    assert "never" not in heard
 
 
 @pytest.mark.parametrize("way", range(3))

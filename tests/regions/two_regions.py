@@ -158,9 +158,8 @@ class World:
         to = Writer(self.kafka(region), f"test-{uuid.uuid4().hex}")
 
         def write(at_s=0, key=None):
-            at_ms, key = START_MS + at_s * 1000, key or uuid.uuid4().hex
-            record = {"incident_id": key, "model": MODEL, "monitor": "performance", "reason": "drift", "policy": "1"}
-            to.publish([Publish("retraining.events", record | {"event_time": at_ms, "effective_from": at_ms})])
+            key = key or uuid.uuid4().hex
+            to.publish([Publish("retraining.events", self.record(at_s, key))])
             return key
 
         yield write
@@ -171,6 +170,12 @@ class World:
         found = [record for _, record in log.to_end()]
         log.close()
         return found
+
+    def record(self, at_s, key):
+        """Of ``retraining.events``."""
+        at_ms = START_MS + at_s * 1000
+        record = {"incident_id": key, "model": MODEL, "monitor": "performance", "reason": "drift", "policy": "1"}
+        return record | {"event_time": at_ms, "effective_from": at_ms}
 
     def statuses(self, name, incident_id):
         return self.by_incident(name, [incident_id])[incident_id]
