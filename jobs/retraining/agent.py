@@ -217,6 +217,11 @@ class Agent:
                 self._say_again()
 
     @property
+    def can_own(self) -> bool:
+        """Whether it has anything to carry out: a witness has not."""
+        return self._backend is not None and self._preparation is not None
+
+    @property
     def may_submit(self) -> bool:
         """Whether this member owns the model now, and nobody else can."""
         return self.member.may_submit(self._clock())

@@ -33,7 +33,7 @@ def clock() -> float:
 
 
 class Agents:
-    """One agent a model, from the moment on that the model is heard of; each carries out its work in its own thread.
+    """One agent a model, from the moment on that the model is heard of; who can own works in a thread of its own.
 
     Parameters
     ----------
@@ -87,6 +87,8 @@ class Agents:
 
     def _add(self, model: str, said: Said) -> None:
         agent = self._agents[model] = self._make(model, said)
+        if not agent.can_own:
+            return
         thread = threading.Thread(target=self._work, args=(agent,), name=f"agent-{model}", daemon=True)
         self._threads.append(thread)
         thread.start()

@@ -23,7 +23,7 @@ from confluent_kafka import Producer
 
 from jobs.kafka import BrokerError, Publish, TopicLog, produce
 from jobs.retraining.agent import OWNERSHIP, Agent
-from jobs.retraining.member import clock
+from jobs.retraining.member import Agents, clock
 from jobs.retraining.regions import Region, Regions, RegionsError, load_regions
 from jobs.retraining.retrainer import DECISIONS, EVENTS, SUBMISSIONS
 
@@ -189,34 +189,26 @@ def run(
         raise RegionsError(f"expected one of the witnesses {', '.join(regions.witnesses) or '(none)'}, got {name!r}")
     arrived: queue.SimpleQueue[Told] = queue.SimpleQueue()
     links = [_Link(regions, region, arrived) for region in regions.regions]
-    agents: dict[str, Agent] = {}
 
     def publish(records: Sequence[Publish]) -> None:
         journal.write((each.topic, each.record) for each in records)
         for link in links:
             link.send(records)
 
-    def agent(model: str) -> Agent:
-        if model not in agents:
-            said = [each for each in journal.read() if each[1]["model"] == model]
-            electorate = regions.electorate(model)
-            agents[model] = Agent(name, model, electorate, regions.timing, publish, clock, log, said)
-        return agents[model]
+    def make(model: str, said: Sequence[Told]) -> Agent:
+        return Agent(name, model, regions.electorate(model), regions.timing, publish, clock, log, said)
 
     try:
-        for model in sorted({each["model"] for _, each in journal.read()}):
-            agent(model)
+        agents = Agents(make, list(journal.read()))
         while not stopped():
             # 1. What we hold is on the disk before we say that we hold it.
             journal.write(some := list(_some(arrived)))
             for topic, record in some:
-                agent(record["model"]).take(topic, record)
+                agents.take(topic, record)
             # 2. Then vote.
             for link in links:
                 link.send(())
-            for each in agents.values():
-                each.vote()
-                each.say_again()
+            agents.vote()
     finally:
         for link in links:
             link.close()
