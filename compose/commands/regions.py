@@ -68,8 +68,6 @@ def hand_over(model: str, successor: str | None, file: Path | None) -> None:
 
     Nothing is lost or submitted twice by it; runs that are under way go on.
     """
-    from jobs.retraining.agent import ORDERS
-
     regions = _regions(file)
     _, owner = _known(regions, model)
     if owner is None:
@@ -77,7 +75,7 @@ def hand_over(model: str, successor: str | None, file: Path | None) -> None:
     if successor is not None and successor not in regions.names:
         raise PlatformError(f"Expected one of the regions {', '.join(regions.names)}, got {successor!r}.")
     members = [successor] if successor else []
-    _order(regions, owner["member"], ORDERS, model, owner["epoch"], "hand_over", members)
+    _order(regions, owner["member"], model, owner["epoch"], "hand_over", members)
     click.echo(f"{owner['member']} is told to hand over {model}; `headwater regions status` shows who has it then.")
 
 
@@ -93,11 +91,11 @@ def gone(model: str, members: tuple[str, ...], told: str, yes: bool, file: Path 
     Only needed where no majority is left, as with one of two regions and no witness. It has to be true: a region that
     is cut off and still runs would submit what the other submits as well.
     """
-    from jobs.retraining.agent import ORDERS
-
     regions = _regions(file)
+    if told not in regions.names:
+        raise PlatformError(f"Expected one of the regions {', '.join(regions.names)}, got {told!r}.")
     known = {*regions.names, *regions.witnesses}
-    if unknown := sorted({told, *members} - known):
+    if unknown := sorted({*members} - known):
         raise PlatformError(f"Expected regions or witnesses of {', '.join(sorted(known))}, got {', '.join(unknown)}.")
     if not yes:
         click.confirm(f"Is it certain that nothing of {', '.join(members)} runs any more?", abort=True)
@@ -105,7 +103,7 @@ def gone(model: str, members: tuple[str, ...], told: str, yes: bool, file: Path 
     if told in seen.unreachable:
         raise PlatformError(f"{told} does not answer: {seen.unreachable[told]}")
     epoch = max(max(each["promised"], each["epoch"]) for (name, _), each in seen.standings.items() if name == model)
-    _order(regions, told, ORDERS, model, epoch, "declare_gone", list(members))
+    _order(regions, told, model, epoch, "declare_gone", list(members))
     click.echo(f"{told} is told to go on without {', '.join(members)}; `headwater regions status` shows how it does.")
 
 
@@ -119,8 +117,9 @@ def _known(regions: "Regions", model: str) -> "tuple[Seen, Any]":
     return seen, seen.owner(model)
 
 
-def _order(regions: "Regions", member: str, topic: str, model: str, epoch: int, order: str, members: list[str]) -> None:
+def _order(regions: "Regions", member: str, model: str, epoch: int, order: str, members: list[str]) -> None:
     from jobs.kafka import Publish, Writer
+    from jobs.retraining.agent import ORDERS
 
     region = regions.region(member)
     record = {
@@ -132,7 +131,7 @@ def _order(regions: "Regions", member: str, topic: str, model: str, epoch: int, 
         "members": members,
         "event_time": round(time.time() * 1000),
     }
-    Writer(region.kafka, f"headwater-orders-{uuid.uuid4().hex}", **region.settings).publish([Publish(topic, record)])
+    Writer(region.kafka, f"headwater-orders-{uuid.uuid4().hex}", **region.settings).publish([Publish(ORDERS, record)])
 
 
 def _regions(file: Path | None) -> "Regions":
