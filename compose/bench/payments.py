@@ -163,9 +163,9 @@ def make_repo(folder: Path, name: str, topic: str, spans: Spans) -> StreamFeatur
 
 def make_topics(kafka: str, names: Sequence[str]) -> None:
     """Create topics of one partition."""
-    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})  # a request is dropped with its client
-    for each in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
-        each.result(TIMEOUT_S)
+    with AdminClient({"bootstrap.servers": kafka, "log_level": 0}) as admin:
+        for each in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
+            each.result(TIMEOUT_S)
 
 
 def event_topics(topic: str) -> list[str]:
@@ -175,9 +175,9 @@ def event_topics(topic: str) -> list[str]:
 
 def remove_topics(kafka: str, names: Sequence[str]) -> None:
     """Remove topics, to have the room back."""
-    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
-    for each in admin.delete_topics(list(names)).values():
-        each.result(TIMEOUT_S)
+    with AdminClient({"bootstrap.servers": kafka, "log_level": 0}) as admin:
+        for each in admin.delete_topics(list(names)).values():
+            each.result(TIMEOUT_S)
 
 
 def rows_topic(view: StreamFeatureView) -> str:

@@ -142,9 +142,10 @@ def kafka_ready(address: str) -> Callable[[], bool]:
     """A check that passes when the broker answers an admin request with itself as the controller."""
 
     def check() -> bool:
-        admin = _admin(address)  # kept in a variable: a request is dropped with its client
-        cluster = admin.describe_cluster(request_timeout=2).result(timeout=3)
-        return bool(cluster.controller)
+        # Closed here, whatever comes of it. A future's error, which the client's own thread may be the last to let go,
+        # holds this frame and with it the client; and librdkafka aborts where its own thread destroys a client.
+        with _admin(address) as admin:
+            return bool(admin.describe_cluster(request_timeout=2).result(timeout=3).controller)
 
     return check
 
@@ -189,27 +190,27 @@ def create_topics(address: str, extra: Iterable[Topic] = ()) -> list[str]:
 
     main = {each.name: each for each in (*TOPICS.values(), *extra)}
     wanted = {each.name: each for topic in main.values() for each in (topic, *side_topics(topic))}
-    admin = _admin(address)
-    there = set(admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics)
-    new = [
-        NewTopic(
-            each.name,
-            num_partitions=each.partitions,
-            replication_factor=1,
-            config=_config(each),
-        )
-        for each in wanted.values()
-        if each.name not in there
-    ]
-    created = []
-    for name, future in (admin.create_topics(new, request_timeout=ADMIN_TIMEOUT_S) if new else {}).items():
-        try:
-            future.result(timeout=ADMIN_TIMEOUT_S)
-            created.append(name)
-        except KafkaException as exc:
-            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker
-                raise PlatformError(f"Kafka at {address} would not create the topic {name}: {exc}") from exc
-    _await_served(admin, address, wanted)
+    with _admin(address) as admin:
+        there = set(admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics)
+        new = [
+            NewTopic(
+                each.name,
+                num_partitions=each.partitions,
+                replication_factor=1,
+                config=_config(each),
+            )
+            for each in wanted.values()
+            if each.name not in there
+        ]
+        created = []
+        for name, future in (admin.create_topics(new, request_timeout=ADMIN_TIMEOUT_S) if new else {}).items():
+            try:
+                future.result(timeout=ADMIN_TIMEOUT_S)
+                created.append(name)
+            except KafkaException as exc:
+                if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker
+                    raise PlatformError(f"Kafka at {address} would not create the topic {name}: {exc}") from exc
+        _await_served(admin, address, wanted)
     return created
 
 

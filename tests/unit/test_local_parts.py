@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -11,12 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
 
 from compose.local import jars as jars_module
 from compose.local.formats import format_jar
 from compose.local.home import Home, PlatformError, cache_dir
 from compose.local.jars import Jar, jars, locked, missing
 from compose.local.java import java_command, java_home, java_version
+from compose.local.kafka import kafka_ready
 from compose.local.platform import Platform, Running
 from compose.local.runner import bound_log, log_tail
 
@@ -241,3 +244,14 @@ def test_a_slow_writer_does_not_turn_the_state_back(tmp_path: Path, monkeypatch:
     running = Running.read(made.home)
     assert running is not None
     assert running.state == "up"
+
+
+def test_the_error_of_a_broker_that_hangs_keeps_no_client():
+    """It may be let go by the client's own thread, in which librdkafka aborts if the client goes with it."""
+    threads = Path("/proc/self/task")
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        before = set(threads.iterdir())
+        with pytest.raises(KafkaException) as raised:
+            kafka_ready(f"127.0.0.1:{hangs.getsockname()[1]}")()
+        assert raised.value.__traceback__ is not None  # with all that its frames hold
+        assert not set(threads.iterdir()) - before
