@@ -36,7 +36,10 @@ def draw_report(
     closely: Sequence[str] = (),
     seed: int = 0,
 ) -> Path:
-    """Draw Evidently's drift preset of the columns that both frames have, and its summary of some of them.
+    """Draw Evidently's drift of each column that both frames have, and its summary of some of them.
+
+    These are the parts of its drift preset, but for the preset's table, which draws each column a second time: 2.7 s of
+    28 columns against 4.9 s.
 
     Parameters
     ----------
@@ -99,12 +102,15 @@ def _prepared(frame: pd.DataFrame, text: list[str], numbers: list[str], seed: in
 def _run(
     reference: pd.DataFrame, current: pd.DataFrame, text: list[str], numbers: list[str], closely: list[str]
 ) -> Any:
-    from evidently import DataDefinition, Dataset, Report  # ten seconds: only where a report is drawn
-    from evidently.presets import DataDriftPreset, DataSummaryPreset
+    from evidently import DataDefinition, Dataset, Report  # seconds: only where a report is drawn
+    from evidently.metrics import DriftedColumnsCount, ValueDrift
+    from evidently.presets import DataSummaryPreset
 
     definition = DataDefinition(categorical_columns=text, numerical_columns=numbers)
     sides = [Dataset.from_pandas(frame, data_definition=definition) for frame in (reference, current)]
-    return Report([DataDriftPreset(), DataSummaryPreset(columns=closely)]).run(sides[1], sides[0])
+    first = [*closely, *(name for name in reference.columns if name not in closely)]
+    drifts = [ValueDrift(column=name) for name in first]
+    return Report([DriftedColumnsCount(), *drifts, DataSummaryPreset(columns=closely)]).run(sides[1], sides[0])
 
 
 def _head(out: Path, title: str, summary: str) -> None:

@@ -26,6 +26,7 @@ JOBS = ("features", "scoring", "drift")
 # A job writes all its state at a checkpoint, and a year takes minutes here. In `latest` mode a second is months.
 AS_OF_CHECKPOINT_MS = 2000
 QUIET_SECONDS = 3.0
+LOOK_SECONDS = 1.0
 LOG_TAIL_BYTES = 128 << 10
 # Longer without any progress, and something is stuck: better to say so than to wait.
 STALLED_SECONDS = 180.0
@@ -166,7 +167,7 @@ class Demo:
                     f"Nothing has moved for {STALLED_SECONDS:.0f} s, waiting for {', '.join(lacking)}. "
                     f"`headwater logs` of {self.platform.home.root} tells more."
                 )
-            time.sleep(0.5)
+            time.sleep(LOOK_SECONDS)
 
     def _lacking(self, pulse: Pulse, position: Position, still_seconds: float) -> list[str]:
         """What has to come yet, in words; empty when all is over."""
