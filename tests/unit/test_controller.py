@@ -16,7 +16,7 @@ from schemas.topics import topic
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 START_MS = 1_356_998_400_000  # 2013-01-01
 # The moments below are computed for this cool-down, whatever the flights' own policy says.
-POLICY = dataclasses.replace(load_policy(), cool_down_ms=14 * DAY_MS)
+POLICY = dataclasses.replace(load_policy(), cool_down_ms=14 * DAY_MS, lead_ms=4 * DAY_MS)
 MONITORS = ("data", "features", "performance", "sequential")
 
 
@@ -165,7 +165,7 @@ def test_an_alert_retrains_and_its_model_answers_after_the_lead():
         "reason": "drift",
         "event_time": at(51),
         "effective_from": at(55),
-        "policy": "delay-1",
+        "policy": "delay-2",
     }
     assert hold.record["watermark"] == at(55) - 1
     assert judged(controller, 54) == [], "the horizon stays until the decision"

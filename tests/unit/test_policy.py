@@ -41,7 +41,7 @@ def test_the_default_policy_is_readable_and_complete():
     policy = load_policy()
     assert policy.bootstrap_after_ms == 31 * DAY_MS
     assert policy.cool_down_ms == 28 * DAY_MS
-    assert policy.lead_ms == 4 * DAY_MS
+    assert policy.lead_ms == 7 * DAY_MS
     assert set(policy.retrain) < set(policy.expected)
 
 
@@ -135,7 +135,7 @@ def test_nothing_retrains_on_the_effect_of_a_fault():
 
 
 def test_the_budget_of_thirty_days():
-    policy = dataclasses.replace(load_policy(), cool_down_ms=4 * DAY_MS, retrain_max_30d=2)
+    policy = dataclasses.replace(load_policy(), lead_ms=4 * DAY_MS, cool_down_ms=4 * DAY_MS, retrain_max_30d=2)
     state = dataclasses.replace(TRAINED, retrained=(Retraining("b", 40 * DAY_MS), Retraining("c", 45 * DAY_MS)))
     assert earliest_retraining_ms(policy, state) == 70 * DAY_MS
     assert decide(policy, state, alert(69.9)).action == "hold"
@@ -145,7 +145,7 @@ def test_the_budget_of_thirty_days():
 @given(st.lists(st.integers(32, 200), max_size=8), st.integers(32, 260))
 def test_what_earliest_promises_is_what_decide_does(days, at):
     """The horizon rests on it: before `earliest` nothing is accepted, from then on everything may be."""
-    policy = dataclasses.replace(load_policy(), cool_down_ms=5 * DAY_MS)
+    policy = dataclasses.replace(load_policy(), lead_ms=4 * DAY_MS, cool_down_ms=5 * DAY_MS)
     retrained = tuple(Retraining(str(i), day * DAY_MS) for i, day in enumerate(sorted(days)) if day <= at)
     state = dataclasses.replace(TRAINED, retrained=retrained)
     accepted = decide(policy, state, alert(at)).action == "retrain"
