@@ -1,8 +1,10 @@
-"""One training run: ``python -m jobs.training --run DIRECTORY``.
+"""One training run: ``python -m jobs.training``.
 
-Reads ``payload.json`` of the directory, trains a challenger on the features that were logged with each prediction and
-the labels known at the cutoff, holds it against the champion on the newest week, writes model, card and reference
-beside each other, tells MLflow, and leaves ``result.json`` by a rename. The same rows give the same model.
+Takes its payload, trains a challenger on the features that were logged with each prediction and the labels known at the
+cutoff, holds it against the champion on the newest week, writes model, card and reference beside each other, tells
+MLflow, and leaves its result. The same rows give the same model. With ``--run DIRECTORY`` the payload is
+``payload.json`` there, and the result ``result.json``, by a rename; on another machine it is as
+:mod:`jobs.retraining.backends.handover` says.
 
 A model is no better than what it is fed: the newest week's logged features are computed again from the archived events,
 and where they are not what their definitions say, no challenger wins.
@@ -33,6 +35,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from features.compiler.inputs import Inputs
 from jobs.reading import client_of
+from jobs.retraining.backends.handover import given_payload, leave_result, run_of
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
 from monitors.evaluate import TILE_MS, sketch_losses
@@ -358,13 +361,9 @@ class Registry:
 
         mlflow.set_tracking_uri(payload["mlflow_uri"])
         self._client, self._payload = mlflow.MlflowClient(), payload
-        name, incident = payload["model"], payload["incident_id"]
-        experiment = self._client.get_experiment_by_name(name)
-        where = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        begun = self._client.search_runs([where], f"tags.incident_id = '{incident}'")
         digest = hashlib.sha256(pd.util.hash_pandas_object(run.frame[["request_id", "late"]]).to_numpy().tobytes())
-        tags = {"incident_id": incident, "epoch": str(payload["epoch"]), "data": digest.hexdigest()[:16]}
-        self._run_id = (begun[0] if begun else self._client.create_run(where, tags=tags)).info.run_id
+        tags = {"epoch": str(payload["epoch"]), "data": digest.hexdigest()[:16]}
+        self._run_id = run_of(self._client, payload["model"], payload["incident_id"], tags)
         self._parameters = {**PARAMETERS, "rows": len(run.frame), "cutoff_ms": payload["cutoff_ms"]}
 
     @property
@@ -394,14 +393,18 @@ class Registry:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 once ``result.json`` is there, whatever the decision."""
+    """Exit code 0 once the result is there, whatever the decision."""
     parser = argparse.ArgumentParser(prog="jobs.training", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="directory with payload.json")
-    directory = parser.parse_args(argv).run
-    result = train(json.loads((directory / "payload.json").read_text()))
-    draft = directory / ".result.json"
-    draft.write_text(json.dumps(result))
-    draft.replace(directory / "result.json")
+    parser.add_argument("--run", type=Path, help="directory with payload.json; result.json is left there")
+    parser.add_argument("--payload", help="JSON; the result is left in MLflow. Default: what the environment says")
+    args = parser.parse_args(argv)
+    if args.run is None:
+        payload = given_payload(args.payload)
+        leave_result(payload, train(payload))
+        return 0
+    draft = args.run / ".result.json"
+    draft.write_text(json.dumps(train(json.loads((args.run / "payload.json").read_text()))))
+    draft.replace(args.run / "result.json")
     return 0
 
 

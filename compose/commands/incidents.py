@@ -5,6 +5,7 @@ import sys
 import uuid
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -89,20 +90,28 @@ def requeue(incident_id: str, kafka: str | None) -> None:
 
 @command.command()
 @click.argument("incident_id", metavar="ID")
+@click.option(
+    "--backend",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="HEADWATER_BACKEND",
+    help="The file that `headwater up --backend` was given; default: runs are processes of this machine.",
+)
 @_kafka
-def cancel(incident_id: str, kafka: str | None) -> None:
-    """End the training run of an incident, on this machine; it is recorded as cancelled, and nothing is promoted."""
-    from jobs.retraining.backends.base import BackendError
+def cancel(incident_id: str, file: Path | None, kafka: str | None) -> None:
+    """End the training run of an incident; it is recorded as cancelled, and nothing is promoted."""
+    from jobs.retraining.backends.base import Backend, BackendError
+    from jobs.retraining.backends.chosen import load_backend
     from jobs.retraining.backends.local import LocalBackend
 
     home, running = running_platform()
     whole = _whole(_records(kafka or running.endpoints.kafka), incident_id)
-    backend = LocalBackend(home.path("runs"), ())
-    if (run := backend.find(whole)) is None or run.state not in ("running", "lost"):
-        state = f"it has {run.state}" if run is not None else "there is none"
-        raise PlatformError(f"Expected a run of {whole} that is under way, but {state}.")
     try:
-        backend.cancel(whole)
+        backend: Backend = load_backend(file, lambda _: None) if file else LocalBackend(home.path("runs"))
+        if (run := backend.find(whole)) is None or run.state not in ("running", "lost"):
+            state = f"it has {run.state}" if run is not None else "there is none"
+            raise PlatformError(f"Expected a run of {whole} that is under way, but {state}.")
+        backend.cancel(run.submission_id)
     except BackendError as exc:
         raise PlatformError(str(exc)) from exc
     click.echo(f"The run of {whole} is cancelled; `headwater incidents requeue {whole[:12]}` has it tried again.")

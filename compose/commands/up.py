@@ -1,8 +1,10 @@
 """``headwater up``."""
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +18,7 @@ from compose.local.services import free_ports
 
 __all__ = ["command"]
 
+BACKEND = "HEADWATER_BACKEND"  # the retrainer reads it
 REGIONS_MAX = 4
 REGIONS_START_S = 400.0
 
@@ -23,7 +26,12 @@ REGIONS_START_S = 400.0
 @click.command()
 @click.option("--detach", "-d", is_flag=True, help="Return once everything is ready and leave it running.")
 @click.option("--regions", type=click.IntRange(2, REGIONS_MAX), help="Run so many regions, and a witness beside them.")
-def command(detach: bool, regions: int | None) -> None:
+@click.option(
+    "--backend",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+    help="Train where this YAML file says; default: as processes of this machine.",
+)
+def command(detach: bool, regions: int | None, backend: Path | None) -> None:
     """Start the local platform and keep it running.
 
     Starts Kafka, a Flink cluster, ClickHouse and Headwater's own services on free ports of this machine, restarts
@@ -39,8 +47,13 @@ def command(detach: bool, regions: int | None) -> None:
 
     With --regions, each region is a platform of its own under HEADWATER_HOME/regions/, with its own Kafka, and
     MirrorMaker 2 between them; commands speak to the one whose directory HEADWATER_HOME names.
+
+    --backend names Kubernetes, Airflow, Kubeflow, SageMaker, Vertex AI, Databricks or Step Functions; the README shows
+    the files.
     """
     console = Console()
+    if backend is not None:
+        os.environ[BACKEND] = str(backend)
     home = Home.find()
     if (running := Running.find(home)) is not None:
         console.print(f"The platform runs already in {home.root} (process {running.pid}). `headwater down` stops it.")

@@ -14,7 +14,7 @@ from compose.local.home import PlatformError, cache_dir
 from compose.local.jars import jars, locked
 from compose.local.java import java_command
 
-__all__ = ["JAVA_DIR", "flink_home", "format_jar"]
+__all__ = ["JAVA_DIR", "compile_java", "flink_home", "format_jar"]
 
 JAVA_DIR = Path(__file__).parents[2] / "jobs" / "java"
 JAVA_RELEASE = "17"
@@ -65,7 +65,7 @@ def format_jar(java_dir: Path = JAVA_DIR, cache: Path | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch:
             classes = Path(scratch) / "classes"
-            _compile(sources, [*libraries, *jars("flink", cache)], classes, cache)
+            compile_java(sources, [*libraries, *jars("flink", cache)], classes, cache)
             for each in resources:
                 copy = classes / each.relative_to(java_dir / "resources")
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,22 @@ def _digest(java_dir: Path, files: Iterable[Path], libraries: Iterable[Path]) ->
     return digest.hexdigest()[:16]
 
 
-def _compile(sources: list[Path], classpath: list[Path], out: Path, cache: Path | None) -> None:
+def compile_java(sources: Iterable[Path], classpath: Iterable[Path], out: Path, cache: Path | None = None) -> None:
+    """Compile Java sources by the Eclipse compiler.
+
+    Parameters
+    ----------
+    sources, classpath : iterable of Path
+    out : Path
+        Directory of the classes.
+    cache : Path, optional
+        Default: the cache of this user.
+
+    Raises
+    ------
+    PlatformError
+        With the compiler's own words.
+    """
     command = java_command(
         "org.eclipse.jdt.internal.compiler.batch.Main",
         jars("build", cache),
@@ -100,7 +115,7 @@ def _compile(sources: list[Path], classpath: list[Path], out: Path, cache: Path 
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     if done.returncode != 0:
-        raise PlatformError(f"Headwater's Flink format does not compile:\n{(done.stderr or done.stdout).strip()}")
+        raise PlatformError(f"Java sources of Headwater do not compile:\n{(done.stderr or done.stdout).strip()}")
 
 
 def _pack(directory: Path, archive: Path) -> None:

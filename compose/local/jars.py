@@ -58,6 +58,11 @@ ROOTS = {
         )
     ),
     "build": Roots(("org.eclipse.jdt:ecj:3.40.0",)),
+    # For tests alone.
+    "kubernetes-mock": Roots(
+        ("io.fabric8:kubernetes-server-mock:7.8.0", "io.fabric8:kubernetes-client:7.8.0", "org.slf4j:slf4j-nop:2.0.17"),
+        transitive=True,
+    ),
 }
 
 
@@ -93,7 +98,7 @@ class Jar:
 
 @cache
 def locked(use: str) -> tuple[Jar, ...]:
-    """The archives of one use (``kafka``, ``flink`` or ``build``), as committed.
+    """The archives of one use, a key of :data:`ROOTS`, as committed.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def jars(use: str, cache: Path | None = None) -> list[Path]:
     Parameters
     ----------
     use : str
-        ``kafka``, ``flink`` or ``build``.
+        A key of :data:`ROOTS`.
     cache : Path, optional
         Default: the cache of this user.
 

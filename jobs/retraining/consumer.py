@@ -24,7 +24,11 @@ from features.compiler.inputs import read_inputs
 from jobs.kafka import BrokerError, FencedError, Publish, TopicLog, Writer, decode, reader
 from jobs.retraining import member
 from jobs.retraining.backends.base import BackendError
+from jobs.retraining.backends.chosen import load_backend
+from jobs.retraining.backends.handover import Results
+from jobs.retraining.backends.launch import Forking, Spawning
 from jobs.retraining.backends.local import LocalBackend
+from jobs.retraining.backends.remote import RemoteBackend
 from jobs.retraining.claims import Alone, Claims
 from jobs.retraining.payload import REPO, Places, Sources
 from jobs.retraining.regions import RegionsError, load_regions
@@ -35,6 +39,8 @@ from schemas.codec import DecodeError
 __all__ = ["main", "run"]
 
 GROUP = "headwater-retraining"
+LATER = ("mlflow", "sqlalchemy", "alembic", "skl2onnx", "onnxruntime", "features.compiler.repo", "jobs.parity")
+TRAINER = ("jobs.training:main", LATER)
 
 
 class _Progress:
@@ -155,8 +161,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--inputs", type=Path, help="what the models read, JSON; default: inputs.json of the home")
     parser.add_argument("--regions", type=Path, metavar="FILE", help="of several regions: YAML, see the README")
     parser.add_argument("--region", metavar="NAME", help="which of them this is")
-    trainer = [sys.executable, "-m", "jobs.training"]
-    parser.add_argument("--command", nargs=argparse.REMAINDER, default=trainer, help="what trains; comes last")
+    chosen = given("HEADWATER_BACKEND")
+    parser.add_argument(
+        "--backend", type=Path, default=chosen, metavar="FILE", help="where training runs; default: here"
+    )
+    parser.add_argument("--command", nargs=argparse.REMAINDER, help="what trains, default: ours; comes last")
     return parser.parse_args(argv)
 
 
@@ -173,8 +182,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     home = Path(args.home).absolute()
     mlflow_uri = args.mlflow or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
     places = Places(args.clickhouse, mlflow_uri, str(home / "models"), str(args.repo))
-    backend = LocalBackend(home / "runs", args.command)
+    backend: RemoteBackend | LocalBackend | None = None
     try:
+        if args.backend:
+            backend = load_backend(args.backend, Results(mlflow_uri))
+        else:
+            backend = LocalBackend(home / "runs", Spawning(args.command) if args.command else Forking(*TRAINER))
         policy = load_policy(args.policy)
         sources = Sources(args.kafka, policy, places, read_inputs(args.inputs or home / "inputs.json"))
 
@@ -191,7 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"retraining: {exc}", file=sys.stderr)  # noqa: T201
         return 3 if isinstance(exc, FencedError) else 1
     finally:
-        backend.close()
+        if backend is not None:
+            backend.close()
     return 0
 
 

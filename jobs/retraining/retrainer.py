@@ -4,19 +4,28 @@ It holds nothing that the topics and the backend could not tell again, and waits
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jobs.kafka import Publish
-from jobs.retraining.backends.base import ConflictError, Submission, Submits, UnreachableError, payload_hash
+from jobs.retraining.backends.base import (
+    ConflictError,
+    RefusedError,
+    Submission,
+    Submits,
+    UnreachableError,
+    payload_hash,
+)
 from jobs.retraining.claims import UNKNOWN, Claims, Office, next_step
 
 __all__ = ["DECISIONS", "EVENTS", "SUBMISSIONS", "Preparation", "Retrainer", "decision_record"]
 
 EVENTS, SUBMISSIONS, DECISIONS = "retraining.events", "submissions", "models.decisions"
 PRIOR = "prior"
-RETRY_S = 1.0
+RETRY_S, REFUSED_S = 1.0, 15.0
+GATHER_S = 0.05
 NAN = float("nan")
 
 
@@ -34,15 +43,27 @@ class Preparation(Protocol):
 class _Incident:
     event: Mapping[str, Any]
     payload: dict[str, Any]
+    wanted: str
     since: float
     run: Any = UNKNOWN
     told: str = ""
     look_at: float = 0.0
+    rests_until: float = 0.0
     shown_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A record of ``submissions`` that is still to be written, and what becomes known with it."""
+
+    record: dict[str, Any]
+    decision: dict[str, Any] | None = None
 
 
 class Retrainer:
     """Carries out incidents; holds nothing that the topics and the backend could not tell again.
+
+    What there is to record of several incidents goes out in one transaction: one costs the same whatever it holds.
 
     Parameters
     ----------
@@ -82,6 +103,9 @@ class Retrainer:
         self._publish, self._log, self._clock, self._wall = publish, log, clock, wall
         self._prepare_seconds, self._concurrency = prepare_seconds, concurrency
         self._active: dict[str, _Incident] = {}
+        self._under_way: Counter[str] = Counter()
+        self._outbox: dict[str, _Entry] = {}
+        self._gathers_since = 0.0
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """A record of ``retraining.events``; one that has come before changes nothing."""
@@ -96,7 +120,7 @@ class Retrainer:
             self._log({"incident_id": key, "step": "taken over", "status": claim.status, "epoch": self.office.epoch})
             event = claim.event
         payload = {**self.preparation.payload(event), "epoch": self.office.epoch}
-        self._active[key] = _Incident(event, payload, now, shown_at=shown_at)
+        self._active[key] = _Incident(event, payload, payload_hash(payload), now, shown_at=shown_at)
 
     @property
     def active(self) -> set[str]:
@@ -105,20 +129,54 @@ class Retrainer:
 
     def tick(self) -> None:
         """Take every incident as far as it goes without waiting."""
-        for key, incident in list(self._active.items()):
-            try:
-                while self._step(key, incident):
-                    pass
-            except UnreachableError as exc:
-                # It may have done what it was asked for; so it is asked what there is, before anything else.
-                incident.run = UNKNOWN
-                if incident.told != str(exc):
-                    incident.told = str(exc)
-                    self._log({"incident_id": key, "step": "unreachable", "error": str(exc)})
+        claims = {key: self.claims.get(key) for key in self._active}
+        accepted = [key for key, claim in claims.items() if claim is not None and claim.status == "accepted"]
+        self._under_way = Counter(self._active[key].event["model"] for key in accepted)
+        going = list(self._active)
+        while going:
+            written = [key for key in going if self._goes_on(key)]
+            self._write()
+            going = [key for key in written if key in self._active]
+
+    def _goes_on(self, key: str) -> bool:
+        """Take an incident to where it waits, or cannot go on before something is written; whether it is the latter."""
+        if self._outbox and self._clock() - self._gathers_since > GATHER_S:
+            self._write()  # a backend that takes its time must not keep back what the others have come to
+        incident = self._active[key]
+        if self._clock() < incident.rests_until:
+            return False
+        try:
+            while key not in self._outbox:
+                if not self._step(key, incident):
+                    return False
+        except (UnreachableError, RefusedError) as exc:
+            # It may have done what it was asked for; so it is asked what there is, before anything else.
+            incident.run = UNKNOWN
+            is_refused = isinstance(exc, RefusedError)
+            incident.rests_until = self._clock() + (REFUSED_S if is_refused else RETRY_S)
+            if incident.told != str(exc):
+                incident.told = str(exc)
+                step = "refused" if is_refused else "unreachable"
+                self._log({"incident_id": key, "step": step, "error": str(exc)})
+            return False
+        return True
+
+    def _write(self) -> None:
+        """Write what is to be recorded, and take it in; who has an outcome is done with."""
+        entries, self._outbox = list(self._outbox.values()), {}
+        decisions = [Publish(DECISIONS, each.decision) for each in entries if each.decision is not None]
+        if entries:
+            self._publish([*decisions, *(Publish(SUBMISSIONS, each.record) for each in entries)])
+        for each in entries:
+            key, status, detail = (each.record[name] for name in ("incident_id", "status", "detail"))
+            self.claims.take(each.record)
+            self._log({"incident_id": key, "step": status, "detail": detail})
+            if each.decision is not None:
+                del self._active[key]
 
     def _step(self, key: str, incident: _Incident) -> bool:
-        """One step; whether another may follow at once."""
-        wanted = payload_hash(incident.payload)
+        """One step; whether another may follow, at once or as soon as what it comes to is written."""
+        wanted = incident.wanted
         is_hidden = self._clock() < incident.shown_at
         step = next_step(self.claims.get(key), incident.run, self.office, wanted, is_hidden)
         if step == "intend":
@@ -128,6 +186,7 @@ class Retrainer:
         elif step == "submit":
             return self._submit(key, incident)
         elif step == "accept":
+            self._under_way[incident.event["model"]] += 1
             self._record(incident, "accepted", incident.run.submission_id, wanted)
         elif step in ("hold", "wait"):
             incident.run = UNKNOWN
@@ -140,12 +199,13 @@ class Retrainer:
         else:
             self._log({"incident_id": key, "step": step})
             del self._active[key]
-        return key in self._active
+            return False
+        return True
 
     def _submit(self, key: str, incident: _Incident) -> bool:
         now = self._clock()
         if incident.run is None:
-            if now < incident.look_at or self._is_full(incident.event["model"]):
+            if now < incident.look_at or self._under_way[incident.event["model"]] >= self._concurrency:
                 return False
             if missing := self.preparation.missing(incident.event):
                 incident.look_at = now + 0.2
@@ -173,10 +233,6 @@ class Retrainer:
         # A run that cannot be started now is tried again with the next tick.
         return bool(incident.run.state != "lost")
 
-    def _is_full(self, model: str) -> bool:
-        claims = [self.claims.get(key) for key, each in self._active.items() if each.event["model"] == model]
-        return len([each for each in claims if each and each.status == "accepted"]) >= self._concurrency
-
     def _settle(self, key: str, incident: _Incident, found: Submission) -> None:
         if found.state == "succeeded" and found.result is not None:
             record = decision_record(incident.event, incident.payload, found.result)
@@ -189,7 +245,7 @@ class Retrainer:
 
     def _give_up(self, key: str, incident: _Incident, reason: str) -> None:
         record = decision_record(incident.event, incident.payload, {"reason": reason})
-        self._finish(key, incident, "failed", reason, record, payload_hash(incident.payload))
+        self._finish(key, incident, "failed", reason, record, incident.wanted)
 
     def _finish(
         self, key: str, incident: _Incident, status: str, detail: str, decision: dict[str, Any], found_hash: str
@@ -197,8 +253,7 @@ class Retrainer:
         """Outcome and decision become known together."""
         claim = self.claims.get(key)
         submission_id = claim.submission_id if claim else None
-        self._record(incident, status, submission_id, found_hash, detail, Publish(DECISIONS, decision))
-        del self._active[key]
+        self._record(incident, status, submission_id, found_hash, detail, decision)
 
     def _record(
         self,
@@ -207,16 +262,18 @@ class Retrainer:
         submission_id: str | None,
         found_hash: str,
         detail: str | None = None,
-        *others: Publish,
+        decision: dict[str, Any] | None = None,
     ) -> None:
         epoch = self.office.epoch
+        if not self._outbox:
+            self._gathers_since = self._clock()
         record = {
             "incident_id": incident.event["incident_id"],
             "model": incident.event["model"],
             "backend": self.backend.name,
             "submission_id": submission_id,
             "epoch": epoch,
-            "number": self.claims.next_number(epoch),
+            "number": self.claims.next_number(epoch) + len(self._outbox),
             "status": status,
             "payload_hash": found_hash,
             "event": dict(incident.event),
@@ -224,9 +281,7 @@ class Retrainer:
             "recorded_at": round(self._wall() * 1000),
             "detail": detail,
         }
-        self._publish([*others, Publish(SUBMISSIONS, record)])
-        self.claims.take(record)
-        self._log({"incident_id": record["incident_id"], "step": status, "detail": detail})
+        self._outbox[record["incident_id"]] = _Entry(record, decision)
 
 
 def decision_record(event: Mapping[str, Any], payload: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.retraining.backends.base import BackendError, ConflictError, payload_hash
-from jobs.retraining.backends.local import LocalBackend, LocalSettings
+from jobs.retraining.backends.launch import Forking, Spawning
+from jobs.retraining.backends.local import LocalBackend
 
 PAYLOAD = {"incident_id": "i1", "model": "delay", "cutoff_ms": 5, "clickhouse": "http://127.0.0.1:1"}
 
@@ -59,7 +60,7 @@ def make(tmp_path):
     made = []
 
     def backend(body="", seconds=0.0, **settings):
-        made.append(LocalBackend(tmp_path / "runs", command(body, seconds), LocalSettings(**settings)))
+        made.append(LocalBackend(tmp_path / "runs", Spawning(command(body, seconds)), **settings))
         return made[-1]
 
     yield backend
@@ -158,8 +159,9 @@ def test_cancelled_is_for_good(make, tmp_path):
 
 PARENT = """
 import sys, time
+from jobs.retraining.backends.launch import Spawning
 from jobs.retraining.backends.local import LocalBackend
-backend = LocalBackend(sys.argv[1], sys.argv[3:])
+backend = LocalBackend(sys.argv[1], Spawning(sys.argv[3:]))
 backend.submit("i1", {"incident_id": "i1"})
 time.sleep(float(sys.argv[2]))
 """
@@ -200,10 +202,82 @@ def test_no_such_run(make):
 def test_a_directory_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(BackendError, match=r"incident i1: expected to run in .*runs/i1, got"):
-        LocalBackend(tmp_path / "runs", command()).submit("i1", PAYLOAD)
+        LocalBackend(tmp_path / "runs", Spawning(command())).submit("i1", PAYLOAD)
 
 
 def test_the_hash_is_of_what_is_trained():
     same = [{**PAYLOAD, "clickhouse": "x"}, {**PAYLOAD, "epoch": 3}, json.loads(json.dumps(PAYLOAD, indent=3))]
     assert {payload_hash(each) for each in same} == {payload_hash(PAYLOAD)}
     assert payload_hash({**PAYLOAD, "quarantine": [[1, 2]]}) != payload_hash(PAYLOAD)
+
+
+TRAINER = """
+import json, os, pathlib, sys, time
+IMPORTED = os.getpid()
+def main(arguments):
+    run = pathlib.Path(arguments[arguments.index("--run") + 1])
+    with (run / "started").open("a") as stream:
+        stream.write(f"{os.getpid()} {os.nice(0)} {IMPORTED} {os.getsid(0)}\\n")
+    told = json.loads((run / "payload.json").read_text())
+    print("training", told["incident_id"], flush=True)
+    if told.get("breaks"):
+        raise RuntimeError("no space left")
+    time.sleep(told.get("seconds", 0))
+    (run / "result.tmp").write_text(json.dumps({"status": "succeeded"}))
+    (run / "result.tmp").replace(run / "result.json")
+    return 0
+"""
+
+
+@pytest.fixture
+def forking(tmp_path, monkeypatch):
+    """A backend whose runs are forked off a process that has the trainer imported."""
+    (tmp_path / "trainer_of_tests.py").write_text(TRAINER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    backend = LocalBackend(tmp_path / "runs", Forking("trainer_of_tests:main", ["decimal"]))
+    yield backend
+    backend.close()
+
+
+def ended(backend, name):
+    return until(lambda: (f := backend.status(name)).state != "running" and f)
+
+
+def test_forked_runs_share_what_was_imported_and_nothing_else(forking, tmp_path):
+    for name in ("i1", "i2"):
+        forking.submit(name, {"incident_id": name})
+        assert ended(forking, name).state == "succeeded"
+        assert forking.logs(name) == f"training {name}\n"
+    (first,), (second,) = starts(tmp_path, "i1"), starts(tmp_path, "i2")
+    assert first[2] == second[2], "imported once"
+    assert len({first[0], second[0], first[2]}) == 3
+    assert all((pid, int(niceness)) == (session, os.nice(0) + 5) for pid, niceness, _, session in (first, second))
+
+
+def test_a_forked_run_that_breaks_says_why_and_the_next_one_runs(forking):
+    for _ in range(5):
+        forking.submit("i1", {"incident_id": "i1", "breaks": True})
+        ended(forking, "i1")
+    assert forking.status("i1").detail.endswith("RuntimeError: no space left")
+    forking.submit("i2", {"incident_id": "i2"})
+    assert ended(forking, "i2").state == "succeeded"
+
+
+def test_what_forks_is_begun_again_when_it_was_killed_and_its_runs_with_it(forking, tmp_path):
+    forking.submit("i1", {"incident_id": "i1", "seconds": 60})
+    pid, _, parent, _ = until(lambda: starts(tmp_path))[0]
+    os.kill(int(parent), signal.SIGKILL)
+    until(lambda: not alive(pid))
+    assert until(lambda: (f := forking.status("i1")).state == "lost" and f).attempts == 1
+    forking.submit("i2", {"incident_id": "i2"})
+    assert ended(forking, "i2").state == "succeeded"
+
+
+def test_a_forked_run_is_cancelled_and_closing_leaves_no_process(forking, tmp_path):
+    for name in ("i1", "i2"):
+        forking.submit(name, {"incident_id": name, "seconds": 60})
+    pids = [until(lambda name=name: starts(tmp_path, name))[0][0] for name in ("i1", "i2")]
+    assert forking.cancel("i1").state == "cancelled"
+    assert [alive(pid) for pid in pids] == [False, True]
+    forking.close()
+    until(lambda: not alive(pids[1]))

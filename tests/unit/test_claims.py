@@ -11,7 +11,8 @@ import pytest
 
 from jobs.kafka import decode, encode
 from jobs.retraining.backends.base import Submission, payload_hash
-from jobs.retraining.backends.local import LocalBackend, LocalSettings
+from jobs.retraining.backends.launch import Spawning
+from jobs.retraining.backends.local import LocalBackend
 from jobs.retraining.claims import UNKNOWN, Alone, Claims, next_step
 from jobs.retraining.retrainer import Retrainer, decision_record
 
@@ -249,7 +250,7 @@ class Region:
         if self.moments == self.crash_at:
             raise CrashError
 
-    def process(self, settings=None, **options):
+    def process(self, attempts_max=5, **options):
         region = self
 
         class Backend(LocalBackend):
@@ -268,7 +269,7 @@ class Region:
             self.published += [(each.topic, each.record) for each in records]
             self.moment()
 
-        backend = Backend(self.runs, [sys.executable, "-c", TRAIN, str(self.seconds)], settings)
+        backend = Backend(self.runs, Spawning([sys.executable, "-c", TRAIN, str(self.seconds)]), attempts_max)
         self.made.append(backend)
         claims = Claims(self.topic("submissions"))
         office = Alone(claims.newest_epoch + 1)
@@ -369,7 +370,7 @@ def test_racing_consumers_have_one_run(region):
 
 def test_a_run_that_fails_settles_the_incident_with_its_reason(region):
     here = region(seconds=math.nan)  # sleep refuses it
-    retrainer = here.process(LocalSettings(attempts_max=2))
+    retrainer = here.process(attempts_max=2)
     retrainer.on_event(EVENT)
     here.until_settled(retrainer)
     assert statuses(here) == ["intent", "accepted", "failed"]

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 __all__ = [
+    "PLACES",
     "Backend",
     "BackendError",
     "ConflictError",
+    "RefusedError",
     "RunState",
     "Submission",
     "Submits",
@@ -25,7 +27,9 @@ __all__ = [
 
 RunState = Literal["running", "lost", "succeeded", "failed", "cancelled"]
 
-ENDPOINTS = frozenset({"kafka", "clickhouse", "mlflow_uri", "models_dir", "epoch"})
+PLACES = frozenset({"kafka", "clickhouse", "mlflow_uri", "models_dir", "repo"})
+"""Payload fields that say where a run finds things."""
+ENDPOINTS = PLACES | {"epoch"}
 """Payload fields that say where and by whom a run is carried out, not what it is."""
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
@@ -37,6 +41,10 @@ class BackendError(RuntimeError):
 
 class UnreachableError(BackendError):
     """No answer came. What was asked for may have been done, or may yet be."""
+
+
+class RefusedError(BackendError):
+    """The backend said no, so nothing has begun; once a person has mended what it complains of, it may say yes."""
 
 
 class ConflictError(BackendError):

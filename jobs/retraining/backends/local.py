@@ -11,55 +11,19 @@ import fcntl
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.niceness import session_yields
 from jobs.retraining.backends.base import BackendError, ConflictError, Submission, checked_id, payload_hash
+from jobs.retraining.backends.launch import Launcher, kill_session
 
-__all__ = ["LocalBackend", "LocalSettings"]
+__all__ = ["LocalBackend"]
 
 LOG_TAIL_BYTES = 64 << 10
 STOP_SECONDS = 5.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-# Asks the kernel for its own death with its parent's, then becomes the command. Not a preexec_fn: that would run Python
-# between fork and exec in a process that has threads.
-_CHILD = """
-import ctypes, os, sys
-parent, niceness, *command = sys.argv[1:]
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() != int(parent):
-    sys.exit("the process that started this one is gone")
-os.nice(int(niceness))
-os.execvp(command[0], command)
-"""
-
-
-@dataclass(frozen=True)
-class LocalSettings:
-    """How training processes run.
-
-    Attributes
-    ----------
-    attempts_max : int
-        How often a run is started whose process ends without a result.
-    niceness : int
-        Training yields to what serves.
-    threads : int
-        For numeric libraries: their default, a thread a core, was 12 times slower on a busy machine of two.
-    """
-
-    attempts_max: int = 5
-    niceness: int = 5
-    threads: int = 1
 
 
 class LocalBackend:
@@ -69,18 +33,18 @@ class LocalBackend:
     ----------
     runs : path
         Directory of the runs.
-    command : sequence of str
-        Training entry point; ``--run DIRECTORY`` is appended. It reads ``payload.json`` there and writes
-        ``result.json``, by a rename.
-    settings : LocalSettings, optional
+    launcher : Launcher, optional
+        Begins a process that reads ``payload.json`` of a run's directory and writes ``result.json``, by a rename.
+        Without it nothing is begun here.
+    attempts_max : int
+        How often a run is started whose process ends without a result.
     """
 
     name = "local"
     hidden_s = 0.0
 
-    def __init__(self, runs: str | Path, command: Sequence[str], settings: LocalSettings | None = None) -> None:
-        self.runs, self.command, self.settings = Path(runs), tuple(command), settings or LocalSettings()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+    def __init__(self, runs: str | Path, launcher: Launcher | None = None, attempts_max: int = 5) -> None:
+        self.runs, self._launcher, self._attempts_max = Path(runs), launcher, attempts_max
 
     def submit(self, incident_id: str, payload: Mapping[str, Any]) -> Submission:
         """See :meth:`Backend.submit`."""
@@ -111,7 +75,6 @@ class LocalBackend:
             known = str(_read(directory / "submission.json")["payload_hash"])
         except (OSError, ValueError, KeyError) as exc:
             raise BackendError(f"expected a run in {directory}, got {exc!r}") from exc
-        self._reap()
         attempts = _attempts(directory)
         with _lock(directory) as free:  # first: a result that comes meanwhile is seen below
             running = not free
@@ -124,7 +87,7 @@ class LocalBackend:
             return Submission(submission_id, submission_id, known, "running", attempts)
         if (directory / "cancelled").exists():
             return Submission(submission_id, submission_id, known, "cancelled", attempts, detail="cancelled")
-        if attempts < self.settings.attempts_max:
+        if attempts < self._attempts_max:
             return Submission(submission_id, submission_id, known, "lost", attempts)
         last = self.logs(submission_id).strip().rpartition("\n")[2]
         detail = f"{attempts} attempts ended without a result; the last line of {directory / 'log'}: {last or '(none)'}"
@@ -135,12 +98,11 @@ class LocalBackend:
         self.status(submission_id)  # there is one
         directory = self.runs / submission_id
         (directory / "cancelled").touch()
-        for pid in _processes(directory):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if child := self._children.get(submission_id):
-            child.wait(STOP_SECONDS)
-        return self.status(submission_id)
+        deadline = time.monotonic() + STOP_SECONDS
+        while (found := self.status(submission_id)).state == "running" and time.monotonic() < deadline:
+            kill_session(directory)
+            time.sleep(0.02)
+        return found
 
     def logs(self, submission_id: str) -> str:
         """See :meth:`Backend.logs`."""
@@ -153,22 +115,15 @@ class LocalBackend:
 
     def close(self) -> None:
         """End the processes started here; their runs are lost until somebody submits them again."""
-        for child in self._children.values():
-            child.terminate()
-        for child in self._children.values():
-            try:
-                child.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self._children.clear()
+        if self._launcher is not None:
+            self._launcher.close()
 
     def _create(self, directory: Path, wanted: str, payload: Mapping[str, Any]) -> None:
         self.runs.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".new-", dir=self.runs))
         try:
             _write(staged / "payload.json", payload)
-            _write(staged / "submission.json", {"payload_hash": wanted, "command": list(self.command)})
+            _write(staged / "submission.json", {"payload_hash": wanted})
             staged.rename(directory)
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -178,11 +133,10 @@ class LocalBackend:
 
     def _start(self, directory: Path, payload: Mapping[str, Any]) -> None:
         """Start a process unless there is one, a result, or nothing left to try."""
-        self._reap()
         with _lock(directory) as free:
             attempts = _attempts(directory)
             done = _result(directory) is not None or (directory / "cancelled").exists()
-            if not free or done or attempts >= self.settings.attempts_max:
+            if not free or done or attempts >= self._attempts_max or self._launcher is None:
                 return
             # 1. What says where things are may have changed since; what is to be done has not.
             _write(directory / "payload.json", payload)
@@ -191,22 +145,8 @@ class LocalBackend:
             with (directory / "attempts").open("a") as stream:
                 stream.write(f"{attempts + 1}\n")
             # 3. The child keeps the lock: it shares the open file.
-            wrapper = (sys.executable, "-I", "-S", "-c", _CHILD, str(os.getpid()), str(self.settings.niceness))
             with (directory / "log").open("ab") as log:
-                child = self._children[directory.name] = subprocess.Popen(
-                    [*wrapper, *self.command, "--run", str(directory)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.settings.threads))},
-                    pass_fds=(free,),
-                    start_new_session=True,
-                )
-            session_yields(self.settings.niceness, child.pid)
-
-    def _reap(self) -> None:
-        """Of all runs: one that has its result is not asked for again, and its process may have ended after that."""
-        self._children = {name: child for name, child in self._children.items() if child.poll() is None}
+                self._launcher.start(directory, free, log.fileno())
 
 
 @contextlib.contextmanager
@@ -222,17 +162,6 @@ def _lock(directory: Path) -> Iterator[int]:
             yield handle
     finally:
         os.close(handle)  # a child that shares it holds on
-
-
-def _processes(directory: Path) -> list[int]:
-    """Processes that carry out the run, by their command line."""
-    wanted = b"\0--run\0" + os.fsencode(directory) + b"\0"
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if wanted in entry.read_bytes():
-                found.append(int(entry.parent.name))
-    return found
 
 
 def _attempts(directory: Path) -> int:
