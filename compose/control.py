@@ -7,11 +7,13 @@ here asks the jobs that wrote them.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 
 from confluent_kafka import Message
 
 from jobs.reading import TopicReader
+from jobs.retraining.loop import standing
 from schemas.codec import Codec, DecodeError
 from schemas.topics import TOPICS
 
@@ -190,7 +192,7 @@ def _incident(incident_id: str, told: Mapping[str, list[dict[str, Any]]]) -> Inc
     alerts, events = told.get("drift.alerts", []), told.get("retraining.events", [])
     submissions, decisions = told.get("submissions", []), told.get("models.decisions", [])
     fired = [each for each in alerts if each["status"] != "resolved"] or alerts
-    decision = _in_milliseconds(decisions[-1]) if decisions else None
+    decision = _in_milliseconds(reduce(standing, decisions)) if decisions else None
     verdict = decision["challenger_version"] if decision and decision["decision"] == "promoted" else None
     first = (alerts or events or submissions or decisions)[0]
     opened = milliseconds(first["window_end"] if alerts else first["event_time"])

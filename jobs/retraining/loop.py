@@ -35,7 +35,7 @@ from monitors.policy import (
 )
 from schemas.topics import DAY_MS
 
-__all__ = ["CONTROL", "EVENTS", "Controller", "Settings", "bootstrap_id", "coalesce"]
+__all__ = ["CONTROL", "EVENTS", "Controller", "Settings", "bootstrap_id", "coalesce", "standing"]
 
 CONTROL, EVENTS = "models.control", "retraining.events"
 BOOTSTRAP = "bootstrap"
@@ -80,6 +80,16 @@ class _Step:
 def bootstrap_id(model: str, attempt: int) -> str:
     """Incident id of the first model, which no alert stands behind; 32 hex digits."""
     return hashlib.sha256(json.dumps([model, PRIOR, BOOTSTRAP, "", attempt]).encode()).hexdigest()[:32]
+
+
+def standing(earlier: Mapping[str, Any] | None, later: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Which of two decisions about an incident holds, in whatever order they come.
+
+    That a run won is so whoever says it; that it came to nothing may be what an owner concluded who was one no more, as
+    with the claims of :mod:`jobs.retraining.claims`. There is one run, so there are no two that won.
+    """
+    is_outdone = earlier is not None and earlier["decision"] != "promoted" and later["decision"] == "promoted"
+    return later if earlier is None or is_outdone else earlier
 
 
 class Controller:
@@ -168,7 +178,8 @@ class Controller:
 
     def on_decision(self, decision: Mapping[str, Any], wall_ms: int = 0) -> list[Publish]:
         """A record of ``models.decisions``."""
-        self._verdicts.setdefault(decision["incident_id"], decision)
+        key = decision["incident_id"]
+        self._verdicts[key] = standing(self._verdicts.get(key), decision)
         return self._advance(wall_ms)
 
     def on_clock(self, wall_ms: int) -> list[Publish]:

@@ -5,6 +5,9 @@
 It has no Kafka of its own. It reads what the members of each region say there, and answers into each region; what one
 region does not get the others mirror to it. What it has voted, and the claims it holds, are in a file before anybody
 hears of them. A witness that has lost its file has lost its word: give the next one another name.
+
+Where there is no third place to run it at, each of two regions runs it with the same ``--state s3://bucket/key``: see
+:mod:`jobs.retraining.bucket`.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import Producer
 
@@ -27,7 +30,7 @@ from jobs.retraining.member import Agents, clock
 from jobs.retraining.regions import Region, Regions, RegionsError, load_regions
 from jobs.retraining.retrainer import DECISIONS, EVENTS, SUBMISSIONS
 
-__all__ = ["Journal", "JournalError", "main", "run"]
+__all__ = ["Journal", "JournalError", "Journals", "journal_key", "main", "run"]
 
 POLL_S = 0.05
 RETRY_S = 1.0
@@ -39,8 +42,24 @@ class JournalError(RuntimeError):
     """The witness's file cannot be used. The message names it, and says what was expected."""
 
 
+class Journals(Protocol):
+    """What a witness has said and holds: whoever can write there is the witness."""
+
+    def read(self) -> Iterator[Told]:
+        """Topics and records."""
+
+    def write(self, told: Iterable[Told]) -> None:
+        """Keep records, for good."""
+
+    def keep(self) -> None:
+        """Show that somebody is there."""
+
+    def close(self) -> None:
+        """Let another process have it."""
+
+
 class Journal:
-    """What a witness has said and holds, in a file: whoever has it open is the witness.
+    """A journal in a file: whoever has it open is the witness.
 
     Parameters
     ----------
@@ -85,7 +104,7 @@ class Journal:
         ------
         JournalError
         """
-        rows = [(topic, key, json.dumps(each)) for topic, each in told if (key := self._key(topic, each))]
+        rows = [(topic, key, json.dumps(each)) for topic, each in told if (key := journal_key(self._name, topic, each))]
         if not rows:
             return
         try:
@@ -99,13 +118,17 @@ class Journal:
         """Let another process have it."""
         self._file.close()
 
-    def _key(self, topic: str, record: Mapping[str, Any]) -> str:
-        """What a later record has to share to replace this one; empty for one that need not be kept."""
-        if topic == OWNERSHIP:  # what others say of themselves they go on saying
-            return str(record["seat"]) if record["member"] == self._name else ""
-        if topic == SUBMISSIONS:  # of one number each says at least what the one before did
-            return f"{record['model']}/{record['epoch']}/{record['number']}"
-        return str(record["incident_id"]) if topic in (EVENTS, DECISIONS) else ""
+    def keep(self) -> None:
+        """Nobody else can have the file."""
+
+
+def journal_key(witness: str, topic: str, record: Mapping[str, Any]) -> str:
+    """What a later record has to share to replace this one; empty for one that need not be kept."""
+    if topic == OWNERSHIP:  # what others say of themselves they go on saying
+        return str(record["seat"]) if record["member"] == witness else ""
+    if topic == SUBMISSIONS:  # of one number each says at least what the one before did
+        return f"{record['model']}/{record['epoch']}/{record['number']}"
+    return str(record["incident_id"]) if topic in (EVENTS, DECISIONS) else ""
 
 
 class _Link:
@@ -173,7 +196,7 @@ class _Link:
 def run(
     regions: Regions,
     name: str,
-    journal: Journal,
+    journal: Journals,
     stopped: Callable[[], bool],
     log: Callable[[Mapping[str, Any]], None],
 ) -> None:
@@ -205,6 +228,7 @@ def run(
             journal.write(some := list(_some(arrived)))
             for topic, record in some:
                 agents.take(topic, record)
+            journal.keep()
             # 2. Then vote.
             for link in links:
                 link.send(())
@@ -224,20 +248,38 @@ def _some(arrived: "queue.SimpleQueue[Told]") -> Iterator[Told]:
         return
 
 
+def _by_turns(regions: Regions, name: str, url: str, stopped: Callable[[], bool]) -> None:
+    """Be the witness whenever no other process is."""
+    from jobs.retraining.bucket import BucketJournal, LostError
+
+    while not stopped():
+        journal = BucketJournal(url, name, patience_s=2 * regions.timing.lease_s)
+        try:
+            if journal.take(stopped):
+                _print({"witness": name, "state": "holds", "journal": url})
+                run(regions, name, journal, stopped, _print)
+        except LostError as exc:
+            _print({"witness": name, "state": "looks on", "because": str(exc)})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when told to stop, 1 where the regions or the file cannot be used."""
     parser = argparse.ArgumentParser(prog="jobs.retraining.witness", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--regions", required=True, metavar="FILE")
     parser.add_argument("--name", required=True)
-    parser.add_argument("--state", required=True, metavar="FILE")
+    parser.add_argument("--state", required=True, metavar="FILE", help="or s3://bucket/key, of several processes")
     args = parser.parse_args(argv)
     stops: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: stops.append(number))
     try:
+        regions = load_regions(args.regions)
+        if args.state.startswith("s3://"):
+            _by_turns(regions, args.name, args.state, lambda: bool(stops))
+            return 0
         journal = Journal(args.state, args.name)
         try:
-            run(load_regions(args.regions), args.name, journal, lambda: bool(stops), _print)
+            run(regions, args.name, journal, lambda: bool(stops), _print)
         finally:
             journal.close()
     except (JournalError, RegionsError) as exc:

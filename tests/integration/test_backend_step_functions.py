@@ -1,4 +1,4 @@
-"""Step Functions as moto has it: a server of its own, spoken to by boto3."""
+"""Step Functions as moto has it."""
 
 import json
 from collections.abc import Iterator
@@ -6,14 +6,13 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from moto_server import REGION, moto
 from racing import EVENT, INCIDENT, Ready, race
 
 from jobs.retraining.backends.aws import StepFunctions, StepFunctionsSettings
 from jobs.retraining.backends.base import BackendError, ConflictError, RefusedError, UnreachableError, payload_hash
 from jobs.retraining.backends.remote import RemoteBackend
 
-REGION = "eu-central-1"
 ROLE = "arn:aws:iam::123456789012:role/training"
 MACHINE = {"StartAt": "Train", "States": {"Train": {"Type": "Wait", "Seconds": 600, "End": True}}}
 PAYLOAD = Ready().payload(EVENT)
@@ -21,17 +20,12 @@ PAYLOAD = Ready().payload(EVENT)
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
+    with moto() as found:
+        yield found
 
 
 @pytest.fixture
-def aws(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+def aws(endpoint: str) -> Any:
     return boto3.client("stepfunctions", region_name=REGION, endpoint_url=endpoint)
 
 
@@ -86,8 +80,6 @@ def test_no_such_state_machine_is_refused(settings: StepFunctionsSettings) -> No
 
 def test_no_answer_is_not_a_refusal(settings: StepFunctionsSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     away = settings.model_copy(update={"endpoint": "http://127.0.0.1:9"})
     with pytest.raises(UnreachableError, match="does not answer"):
         backend(away).find(INCIDENT)

@@ -1,6 +1,7 @@
 """The local backend with real processes: once, whoever asks; nothing left behind; killed runs go on."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -213,6 +214,8 @@ def test_the_hash_is_of_what_is_trained():
 
 TRAINER = """
 import json, os, pathlib, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 IMPORTED = os.getpid()
 def main(arguments):
     run = pathlib.Path(arguments[arguments.index("--run") + 1])
@@ -223,6 +226,9 @@ def main(arguments):
     if told.get("breaks"):
         raise RuntimeError("no space left")
     time.sleep(told.get("seconds", 0))
+    pool = ProcessPoolExecutor(2, mp_context=get_context("fork"))
+    assert pool.submit(abs, -1).result() == 1
+    pool.shutdown(wait=False)
     (run / "result.tmp").write_text(json.dumps({"status": "succeeded"}))
     (run / "result.tmp").replace(run / "result.json")
     return 0
@@ -252,6 +258,16 @@ def test_forked_runs_share_what_was_imported_and_nothing_else(forking, tmp_path)
     assert first[2] == second[2], "imported once"
     assert len({first[0], second[0], first[2]}) == 3
     assert all((pid, int(niceness)) == (session, os.nice(0) + 5) for pid, niceness, _, session in (first, second))
+    until(lambda: not members(first[3]) and not members(second[3]))
+
+
+def members(session):
+    """Processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            found += [stat.parent.name] if stat.read_text().rsplit(")", 1)[1].split()[3] == session else []
+    return found
 
 
 def test_a_forked_run_that_breaks_says_why_and_the_next_one_runs(forking):

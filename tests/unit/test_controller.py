@@ -184,6 +184,19 @@ def test_after_a_refusal_the_champion_goes_on():
     assert (hold.record["version"], hold.record["watermark"]) == ("1", at(51 + 14 + 4) - 1)
 
 
+@pytest.mark.parametrize("order", [("refused", "promoted"), ("promoted", "refused")])
+def test_what_an_owner_concluded_that_was_one_no_more_does_not_outdo_what_won(order):
+    """It took the run for vanished, say, while its successor saw it win; two regions may hear them in either order."""
+    controller = trained()
+    controller.on_alert(alert(51))
+    judged(controller, 51)
+    controller.on_submission(submission("a", "2"))
+    found = [each for verdict in order for each in controller.on_decision(decision("a", verdict, "2"))]
+    promoted = [each.record for each in found if each.record["action"] == "promote"]
+    assert [(each["version"], each["incident_id"]) for each in promoted] == [("2", "a")]
+    assert controller.on_decision(decision("a", "refused", "2")) == []
+
+
 def elsewhere(incident, day):
     return {
         "incident_id": incident, "model": "delay", "monitor": "performance", "reason": "drift", "policy": "p",

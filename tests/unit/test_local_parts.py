@@ -199,7 +199,7 @@ class TestFormatJar:
 
     def test_the_compilers_words_reach_the_reader(self, tmp_path, cache):
         java = self.sources(tmp_path / "java", "NoSuchType x")
-        with pytest.raises(PlatformError, match=r"(?s)does not compile.*NoSuchType cannot be resolved"):
+        with pytest.raises(PlatformError, match=r"(?s)do not compile.*NoSuchType cannot be resolved"):
             format_jar(java, cache)
         assert list((cache / "format").iterdir()) == []
 

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -140,6 +139,7 @@ class Forking:
                 socket.send_fds(self._ours, [os.fsencode(directory)], [lock, log])
                 pid = int(self._ours.recv(64) or b"0")
             except OSError as exc:
+                self.close()  # what it says later would be taken for the answer to another question
                 raise ChildProcessError(f"the process that training is forked off does not answer: {exc}") from exc
         if not pid:
             raise ChildProcessError("the process that training is forked off has ended")
@@ -214,30 +214,23 @@ def main(argv: Sequence[str]) -> None:
             here = os.getpid()
             if not (pid := os.fork()):
                 theirs.close()
-                _run(train, Path(os.fsdecode(directory)), here, log=handles[1])
+                # Left as any program is: what waits for processes that it has begun runs at its exit.
+                sys.exit(_run(train, Path(os.fsdecode(directory)), here, log=handles[1]))
             for handle in handles:
                 os.close(handle)
             theirs.send(str(pid).encode())
 
 
-def _run(train: Train, directory: Path, parent: int, log: int) -> None:
-    """What the forked process does; it does not return."""
-    status = 1
-    try:
-        os.setsid()
-        _die_with(parent)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        (directory / PROCESS_FILE).write_text(f"{os.getpid()} {_began(os.getpid())}")
-        status = train(["--run", str(directory)])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _run(train: Train, directory: Path, parent: int, log: int) -> int:
+    """What the forked process does; its exit code."""
+    os.setsid()
+    _die_with(parent)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    (directory / PROCESS_FILE).write_text(f"{os.getpid()} {_began(os.getpid())}")
+    return train(["--run", str(directory)])
 
 
 if __name__ == "__main__":
