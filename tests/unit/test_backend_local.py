@@ -228,7 +228,9 @@ def main(arguments):
     time.sleep(told.get("seconds", 0))
     pool = ProcessPoolExecutor(2, mp_context=get_context("fork"))
     assert pool.submit(abs, -1).result() == 1
-    pool.shutdown(wait=False)
+    for _ in range(3):
+        pool.submit(time.sleep, 0.3)
+    pool.shutdown(wait=False, cancel_futures=True)
     (run / "result.tmp").write_text(json.dumps({"status": "succeeded"}))
     (run / "result.tmp").replace(run / "result.json")
     return 0
