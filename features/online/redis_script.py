@@ -6,7 +6,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, groupby, islice, repeat
+from functools import cache
+from itertools import chain, groupby, islice
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -31,9 +32,10 @@ from features.online.wire import Cells
 
 __all__ = ["Call", "Life", "Table", "calls", "run", "translated"]
 
-SCRIPT = """
--- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none); then for each entity the
--- time, and fields and features in MessagePack. Returns how many rows were written.
+_SCRIPT = """
+-- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none), names of the features'
+-- fields; then for each entity the time, and the features in MessagePack, so many at a time. Returns how many rows were
+-- written.
 local call, byte, unpack = redis.call, string.byte, cmsgpack.unpack
 
 local function varint(s, i)
@@ -44,7 +46,7 @@ local function varint(s, i)
   end
   if i - first < 9 then return value + b * scale, i + 1 end
   value, scale = 1, 1  -- ten bytes: negative, in two's complement
-  for k = first, i - 1 do value, scale = value + (127 - byte(s, k) % 128) * scale, scale * 128 end
+  for k = first, i - 1 do value, scale = value + (127 - byte(s, k) %% 128) * scale, scale * 128 end
   return -value, i + 1
 end
 
@@ -75,13 +77,15 @@ local function newer(a, b)
 end
 
 local time_field, key_life, view_life = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local at, written = 4, 0
+local f, written = {}, 0
+for i = 1, %(features)d do f[i] = ARGV[3 + i] end
+local at = %(features)d + 4
 for _, key in ipairs(KEYS) do
   local stored = call('HGET', key, time_field)
   if not stored or not newer(stored, ARGV[at]) then
     local left = -2
     if key_life == 0 and view_life > 0 then left = call('PTTL', key) end
-    call('HSET', key, time_field, ARGV[at], unpack(ARGV[at + 1]))
+%(writes)s
     if key_life > 0 then
       call('PEXPIRE', key, key_life)
     elseif view_life == 0 then
@@ -91,12 +95,11 @@ for _, key in ipairs(KEYS) do
     end
     written = written + 1
   end
-  at = at + 2
+  at = at + %(step)d
 end
 return written
 """
-SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
-FEATURES_MAX = 3900  # Lua hands no more than 8,000 values to a call
+FEATURES_PER_WRITE = 50  # a function of Lua has 250 registers: for each a value, and two arguments
 ENTITIES_PER_CALL = 200  # 2 ms of the server's time, in which nobody else is served
 CALLS_FIRST, CALLS_PER_TRIP = 2, 10
 RETRY_FULL_SECONDS = 2.0
@@ -107,11 +110,38 @@ _BUSY = re.compile(r"^(BUSY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN) ")
 _HEADS = {size: b"$%d\r\n" % size for size in range(1024)}
 
 
-class Call(NamedTuple):
-    """What follows the script in a call: how many arguments, and these as bulk strings."""
+class Script(NamedTuple):
+    """For views of so many features; ready to be sent."""
 
+    text: bytes
+    sha: bytes
+
+
+class Call(NamedTuple):
+    """A script, and what follows it in a call: how many arguments, and these as bulk strings."""
+
+    script: Script
     size: int
     arguments: bytes
+
+
+@cache
+def script_of(features: int) -> Script:
+    """The script for views of so many features.
+
+    Their fields' names come once a call and not with each row, and values become arguments without a table between:
+    what unpacks them costs the server as much as its writing does.
+    """
+    writes = []
+    for number, start in enumerate(range(0, max(features, 1), FEATURES_PER_WRITE), 1):
+        some = range(start + 1, min(features, start + FEATURES_PER_WRITE) + 1)
+        values = ", ".join(f"v{each}" for each in some)
+        unpacked = f"local {values} = unpack(ARGV[at + {number}]) " if some else ""
+        said = ["key", *(("time_field", "ARGV[at]") if number == 1 else ()), *(f"f[{each}], v{each}" for each in some)]
+        writes.append(f"    do {unpacked}call('HSET', {', '.join(said)}) end")
+    text = _SCRIPT % {"features": features, "writes": "\n".join(writes), "step": 1 + (len(writes) if features else 0)}
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(text.encode(), sha.encode())
 
 
 @dataclass(frozen=True)
@@ -146,10 +176,6 @@ class Table:
     fields: tuple[bytes, ...]
     life: Life
 
-    def __post_init__(self) -> None:
-        if len(self.fields) > FEATURES_MAX:
-            raise StoreError(f"expected at most {FEATURES_MAX} features in a view, got {len(self.fields)}")
-
 
 def calls(table: Table, keys: Sequence[bytes], times: Sequence[bytes], columns: Sequence[Cells]) -> Iterator[Call]:
     """Calls of the script that write these rows, without the script itself.
@@ -167,14 +193,16 @@ def calls(table: Table, keys: Sequence[bytes], times: Sequence[bytes], columns: 
     columns : sequence of Cells, each n
         The features, in the table's order.
     """
-    life = table.life
-    settings = _bulk_list([table.time_field, b"%d" % life.key_ms, b"%d" % life.view_ms])
-    entities, rows = _bulk_list(keys), zip(_bulk_list(times), _rows(table.fields, columns), strict=False)
+    life, script = table.life, script_of(len(table.fields))
+    settings = _bulk_list([table.time_field, b"%d" % life.key_ms, b"%d" % life.view_ms, *table.fields])
+    starts = range(0, len(columns), FEATURES_PER_WRITE)
+    entities = _bulk_list(keys)
+    rows = zip(_bulk_list(times), *(_rows(columns[at : at + FEATURES_PER_WRITE]) for at in starts), strict=True)
     for start in range(0, len(keys), ENTITIES_PER_CALL):
         some = entities[start : start + ENTITIES_PER_CALL]
         numbered = _bulk_list([b"%d" % len(some)])
         arguments = [*numbered, *some, *settings, *chain.from_iterable(islice(rows, len(some)))]
-        yield Call(len(arguments), b"".join(arguments))
+        yield Call(script, len(arguments), b"".join(arguments))
 
 
 def run(client: Redis, work: Iterable[Call]) -> int:
@@ -205,35 +233,33 @@ def run(client: Redis, work: Iterable[Call]) -> int:
 
 
 def _commands(work: Iterable[Call]) -> Iterator[bytes]:
-    """The first call brings the script, so that the others find it, on a server just started too."""
-    script = b"EVAL", SCRIPT.encode()
+    """The first call brings its script, so that the others find it, on a server just started too."""
+    brought: set[Script] = set()
     for call in work:
+        script = (b"EVALSHA", call.script.sha) if call.script in brought else (b"EVAL", call.script.text)
         yield b"*%d\r\n%b%b" % (len(script) + call.size, b"".join(_bulk_list(script)), call.arguments)
-        script = b"EVALSHA", SCRIPT_SHA
+        brought.add(call.script)
 
 
-def _rows(fields: Sequence[bytes], columns: Sequence[Cells]) -> Iterator[bytes]:
-    """Fields and features of each row in MessagePack, as a bulk string.
+def _rows(columns: Sequence[Cells]) -> Iterator[bytes]:
+    """The features of each row in MessagePack, as a bulk string.
 
     An argument of its own for each would cost the server more than what it does with it: it makes an object of each,
     and a Lua string of that. Columns of fixed length that stand side by side are put together in one go.
     """
     groups: list[list[bytes]] = []
-    named = zip(map(_packed, fields), columns, strict=True)
-    for in_array, some in groupby(named, key=lambda each: isinstance(each[1], np.ndarray)):
+    for in_array, some in groupby(columns, key=lambda each: isinstance(each, np.ndarray)):
         if in_array:
-            wide = np.concatenate([_packed_array(field, cast(Any, cells)) for field, cells in some], axis=1)
+            wide = np.concatenate([_packed_array(cast(Any, cells)) for cells in some], axis=1)
             groups.append(wide.view(f"V{wide.shape[1]}").ravel().tolist())
         else:
-            groups += [[field + _packed(each) for each in cells] for field, cells in some]
-    if not groups:
-        return repeat(_bulk_list([b""])[0])
+            groups += [[_packed(each) for each in cells] for cells in some]
     return iter(_bulk_list(groups[0] if len(groups) == 1 else list(map(b"".join, zip(*groups, strict=True)))))
 
 
-def _packed_array(field: bytes, cells: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
-    """The field and a value of one length, a row each."""
-    head, width = field + _packed_head(cells.itemsize), cells.itemsize
+def _packed_array(cells: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+    """Values of one length, a row each."""
+    head, width = _packed_head(cells.itemsize), cells.itemsize
     found = np.empty((len(cells), len(head) + width), np.uint8)
     found[:, : len(head)] = np.frombuffer(head, np.uint8)
     found[:, len(head) :] = cells.view(np.uint8).reshape(-1, width)

@@ -21,7 +21,7 @@ from redis import exceptions
 from test_online_store import CARRIER, FLIGHT, NOON, RECORD, TYPES, kafka_row, make_store, make_view
 
 from features.online.feast_rows import FeastRows
-from features.online.redis_script import FEATURES_MAX, Life, Table, translated
+from features.online.redis_script import FEATURES_PER_WRITE, translated
 from features.online.redis_store import HeadwaterRedisOnlineStore, RedisRows
 from features.online.rows import RowStore, StoreBusyError, StoreError, StoreFullError, retry_while_busy
 from features.online.store import open_store
@@ -456,20 +456,23 @@ def test_views_and_configurations_that_cannot_be_are_named(tmp_path: Path, serve
     clustered = feast(tmp_path, view, online_store(server, redis_type="redis_cluster"))
     with pytest.raises(StoreError, match="redis_cluster"):
         rows_of(clustered, view).write({"small": [small_row(view, NOON, 1)]})
-    with pytest.raises(StoreError, match="3900 features"):
-        Table(b"", (b"",) * (FEATURES_MAX + 1), Life())
     store.config.registry.enable_online_feature_view_versioning = True
     with pytest.raises(StoreError, match="versioning"):
         RedisRows(store.config, {})
 
 
-def test_the_widest_view_there_may_be(tmp_path: Path, server: RedisServer) -> None:
-    view = make_view("wide", {f"f{number}": Float32 for number in range(FEATURES_MAX)}, tmp_path)
+@pytest.mark.parametrize("count", [1, *(FEATURES_PER_WRITE + each for each in (-1, 0, 1)), 5000])
+def test_however_many_features_there_are_each_has_its_value(tmp_path: Path, server: RedisServer, count: int) -> None:
+    view = make_view("wide", {f"f{number}": Float32 for number in range(count)}, tmp_path)
     config = feast(tmp_path, make_view("small", SMALL, tmp_path), online_store(server)).config
-    values = {field.name: Value(float_val=1) for field in view.features}
-    HeadwaterRedisOnlineStore().online_write_batch(config, view, [(KEY, values, NOON, None)], None)
+    store, names = HeadwaterRedisOnlineStore(), [field.name for field in view.features]
+    for turn in range(2):
+        values = {name: Value(float_val=count * turn + number) for number, name in enumerate(names)}
+        store.online_write_batch(config, view, [(KEY, values, NOON, None)], None)
+        ((_, found),) = store.online_read(config, view, [KEY], [*names])
+        assert found == values
     [key] = server.client().keys()
-    assert server.client().hlen(key) == len(values) + 1
+    assert server.client().hlen(key) == count + 1
 
 
 DEFINITIONS = """
