@@ -2,12 +2,11 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jobs.kafka import Publish
 from jobs.retraining.backends.base import Backend
-from jobs.retraining.claims import Claims
+from jobs.retraining.claims import Alone, Claims
 from jobs.retraining.retrainer import SUBMISSIONS, Retrainer
 
 INCIDENT = "3dd5558920fae127830d3d987f436bf8"
@@ -22,20 +21,6 @@ EVENT = {
 }
 CONSUMERS, ROUNDS = (1, 2, 1, 2), 25
 SECONDS = 240.0
-
-
-@dataclass(frozen=True)
-class Office:
-    """Of an epoch whose owner takes itself for the only one: it was stopped after it had looked, say."""
-
-    epoch: int
-    knows_all: bool = False
-
-    def may_submit(self) -> bool:
-        return True
-
-    def is_committed(self, number: int) -> bool:
-        return number > 0
 
 
 class Ready:
@@ -65,12 +50,14 @@ def race(make: Callable[[], Backend]) -> list[str]:
 
     def consume(number: int, epoch: int) -> None:
         backend = make()
+        # Each takes itself for the only owner: it was stopped after it had looked, say.
+        office = Alone(epoch, knows_all=False)
         for turn in range(ROUNDS):
             together.wait(SECONDS)
             with lock:
                 known = list(written) if (turn + number) % 2 else []
             claims = Claims(known)
-            retrainer = Retrainer(backend, Ready(), publish, lambda _: None, claims, Office(epoch))
+            retrainer = Retrainer(backend, Ready(), publish, lambda _: None, claims, office)
             retrainer.on_event(EVENT)
             until_accepted(retrainer, claims)
             found = backend.find(INCIDENT)

@@ -9,10 +9,9 @@ import os
 from typing import Any
 
 import requests
-from pydantic import BaseModel, ConfigDict
 
 from jobs.retraining.backends.base import RefusedError, RunState, UnreachableError, payload_hash
-from jobs.retraining.backends.remote import RemoteRun, Request
+from jobs.retraining.backends.remote import RemoteRun, Request, Settings
 from jobs.retraining.backends.rest import TIMEOUT_S, Rest
 
 __all__ = ["Airflow", "AirflowSettings"]
@@ -22,7 +21,7 @@ USER, PASSWORD = "HEADWATER_AIRFLOW_USER", "HEADWATER_AIRFLOW_PASSWORD"
 CANCELLED = "cancelled by Headwater"
 
 
-class AirflowSettings(BaseModel):
+class AirflowSettings(Settings):
     """Of ``backend: airflow``.
 
     Attributes
@@ -33,7 +32,6 @@ class AirflowSettings(BaseModel):
         Id of the DAG that trains.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     url: str
     dag: str
 

@@ -10,11 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from jobs.retraining.backends.base import BackendError, RefusedError, RunState, UnreachableError, payload_hash
+from jobs.retraining.backends.base import BackendError, RefusedError, RunState, UnreachableError
 from jobs.retraining.backends.handover import pieces
-from jobs.retraining.backends.remote import LOG_LINES, RemoteRun, Request, TakenError, slug
+from jobs.retraining.backends.remote import (
+    LOG_LINES,
+    MissingError,
+    RemoteRun,
+    Request,
+    Settings,
+    TakenError,
+    hash_of,
+    read_template,
+    slug,
+)
 
 __all__ = [
     "PipelineSettings",
@@ -33,11 +41,7 @@ LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 INCIDENT, HASH = "headwater-incident", "headwater-payload-hash"
 
 
-class MissingError(RefusedError):
-    """There is no such thing."""
-
-
-class AwsSettings(BaseModel):
+class AwsSettings(Settings):
     """What all of them need.
 
     Attributes
@@ -48,7 +52,6 @@ class AwsSettings(BaseModel):
         Another than AWS's own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     region: str
     endpoint: str | None = None
 
@@ -174,7 +177,7 @@ class StepFunctions:
             "ABORTED": "cancelled",
         }
         given = json.loads(found.get("input", "{}"))
-        known = payload_hash(json.loads(given.get("payload", "{}")))
+        known = hash_of(given.get("payload"))
         detail = f"{found.get('error') or found['status']}: {found.get('cause') or ''}".strip(": ")
         state = states.get(found["status"], "running")
         began = found["startDate"].isoformat()
@@ -213,10 +216,7 @@ class SageMakerTraining:
     hidden_s = 0.0
 
     def __init__(self, settings: TrainingSettings) -> None:
-        try:
-            self._template = dict(json.loads(settings.template.read_text()))
-        except (OSError, ValueError, TypeError) as exc:
-            raise BackendError(f"{settings.template}: expected a CreateTrainingJob in JSON, got {exc}") from exc
+        self._template = read_template(settings.template, "a CreateTrainingJob")
         self._client, self._logs = _client("sagemaker", settings), _client("logs", settings)
 
     def begin(self, request: Request) -> None:
@@ -314,7 +314,7 @@ class SageMakerPipeline:
             told = self._client.list_pipeline_parameters_for_execution(PipelineExecutionArn=name)
         given = {each["Name"]: each["Value"] for each in told["PipelineParameters"]}
         states: dict[str, RunState] = {"Succeeded": "succeeded", "Failed": "failed", "Stopped": "cancelled"}
-        known = payload_hash(json.loads(given.get("HeadwaterPayload", "{}")))
+        known = hash_of(given.get("HeadwaterPayload"))
         state, began = states.get(found["PipelineExecutionStatus"], "running"), found["CreationTime"].isoformat()
         return RemoteRun(name, given.get("HeadwaterIncident", ""), known, state, began, found.get("FailureReason", ""))
 

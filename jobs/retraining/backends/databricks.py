@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from jobs.retraining.backends.base import RefusedError, RunState, UnreachableError, payload_hash
-from jobs.retraining.backends.remote import RemoteRun, Request
+from jobs.retraining.backends.base import RefusedError, RunState, UnreachableError
+from jobs.retraining.backends.remote import RemoteRun, Request, Settings, hash_of
 
 __all__ = ["Databricks", "DatabricksSettings"]
 
@@ -20,7 +18,7 @@ INCIDENT, PAYLOAD = "headwater_incident", "headwater_payload"
 PARAMETER_BYTES = 10_000
 
 
-class DatabricksSettings(BaseModel):
+class DatabricksSettings(Settings):
     """Of ``backend: databricks``.
 
     Attributes
@@ -30,7 +28,6 @@ class DatabricksSettings(BaseModel):
         Of the workspace; default: as the SDK finds it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     job_id: int
     host: str | None = None
 
@@ -109,7 +106,7 @@ def _run(found: Any) -> RemoteRun:
         now = "failed"
     if now == "failed":
         detail = state.state_message or ended
-    known = payload_hash(json.loads(given.get(PAYLOAD) or "{}"))
+    known = hash_of(given.get(PAYLOAD))
     began = f"{found.start_time or 0:020}"
     return RemoteRun(str(found.run_id), given.get(INCIDENT) or "", known, now, began, detail)
 

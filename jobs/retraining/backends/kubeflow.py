@@ -8,10 +8,9 @@ import os
 from typing import Any
 
 import requests
-from pydantic import BaseModel, ConfigDict
 
-from jobs.retraining.backends.base import RefusedError, RunState, payload_hash
-from jobs.retraining.backends.remote import RemoteRun, Request
+from jobs.retraining.backends.base import RefusedError, RunState
+from jobs.retraining.backends.remote import RemoteRun, Request, Settings, hash_of
 from jobs.retraining.backends.rest import Rest
 
 __all__ = ["Kubeflow", "KubeflowSettings"]
@@ -26,7 +25,7 @@ STATES: dict[str, RunState] = {
 }
 
 
-class KubeflowSettings(BaseModel):
+class KubeflowSettings(Settings):
     """Of ``backend: kubeflow``.
 
     Attributes
@@ -38,7 +37,6 @@ class KubeflowSettings(BaseModel):
     experiment_id : str, optional
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     url: str
     pipeline_id: str
     pipeline_version_id: str
@@ -108,7 +106,7 @@ class Kubeflow:
 
 def _run(found: dict[str, Any]) -> RemoteRun:
     given = (found.get("runtime_config") or {}).get("parameters") or {}
-    known = payload_hash(json.loads(given.get("payload", "{}")))
+    known = hash_of(given.get("payload"))
     state = STATES.get(found.get("state", ""), "running")
     detail = str((found.get("error") or {}).get("message", "")) if state == "failed" else ""
     return RemoteRun(found["run_id"], found["display_name"], known, state, found.get("created_at", ""), detail)

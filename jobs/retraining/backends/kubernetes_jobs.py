@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
 from jobs.retraining.backends.base import BackendError, RefusedError, RunState, UnreachableError
 from jobs.retraining.backends.handover import PAYLOAD
-from jobs.retraining.backends.remote import LOG_LINES, RemoteRun, Request, TakenError, slug
+from jobs.retraining.backends.remote import LOG_LINES, MissingError, RemoteRun, Request, Settings, TakenError, slug
 
 __all__ = ["KubernetesJobs", "KubernetesSettings"]
 
@@ -27,11 +26,7 @@ MERGE = {"_content_type": "application/merge-patch+json"}
 LABEL, HASH, CANCELLED = "headwater.dev/incident", "headwater.dev/payload-hash", "headwater.dev/cancelled"
 
 
-class MissingError(RefusedError):
-    """There is no such thing."""
-
-
-class KubernetesSettings(BaseModel):
+class KubernetesSettings(Settings):
     """Of ``backend: kubernetes``.
 
     Attributes
@@ -43,7 +38,6 @@ class KubernetesSettings(BaseModel):
         Of the kubeconfig; default: its current one, or that of the cluster this runs in.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     manifest: Path
     namespace: str = "default"
     context: str | None = None

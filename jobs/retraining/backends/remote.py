@@ -11,11 +11,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 from jobs.retraining.backends.base import (
     BackendError,
     ConflictError,
+    RefusedError,
     RunState,
     Submission,
     UnreachableError,
@@ -23,13 +27,34 @@ from jobs.retraining.backends.base import (
     payload_hash,
 )
 
-__all__ = ["Platform", "RemoteBackend", "RemoteRun", "Request", "TakenError", "slug"]
+__all__ = [
+    "MissingError",
+    "Platform",
+    "RemoteBackend",
+    "RemoteRun",
+    "Request",
+    "Settings",
+    "TakenError",
+    "hash_of",
+    "read_template",
+    "slug",
+]
 
 LOG_LINES = 500
 
 
 class TakenError(BackendError):
     """The platform has a run of that name already."""
+
+
+class MissingError(RefusedError):
+    """The platform has no such thing."""
+
+
+class Settings(BaseModel):
+    """What a person says of a platform; a field that it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -188,6 +213,30 @@ class RemoteBackend:
             missing = f"{run.name} of {self.name} has ended well, and has left no result in MLflow; see its log"
             return replace(known, state="failed", detail=missing)
         return replace(known, result=result)
+
+
+def hash_of(payload_text: str | None) -> str:
+    """Of a payload in JSON as a platform gives it back; of an empty one where it gives none."""
+    return payload_hash(json.loads(payload_text or "{}"))
+
+
+def read_template(path: Path, wanted: str) -> dict[str, Any]:
+    """An object in JSON, which becomes a request.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : str
+        What it is, for the error.
+
+    Raises
+    ------
+    BackendError
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as exc:
+        raise BackendError(f"{path}: expected {wanted} in JSON, got {exc}") from exc
 
 
 def slug(incident_id: str, room: int) -> str:

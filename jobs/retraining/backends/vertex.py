@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from pydantic import BaseModel, ConfigDict
 
-from jobs.retraining.backends.base import BackendError, RefusedError, RunState, payload_hash
+from jobs.retraining.backends.base import BackendError, RefusedError, RunState
 from jobs.retraining.backends.handover import PAYLOAD
-from jobs.retraining.backends.remote import RemoteRun, Request, slug
+from jobs.retraining.backends.remote import RemoteRun, Request, Settings, hash_of, read_template, slug
 from jobs.retraining.backends.rest import Rest
 
 __all__ = ["CustomJobSettings", "PipelineJobSettings", "VertexCustomJobs", "VertexPipelineJobs"]
@@ -31,7 +30,7 @@ STATES: dict[str, RunState] = {
 }
 
 
-class VertexSettings(BaseModel):
+class VertexSettings(Settings):
     """What both need.
 
     Attributes
@@ -44,7 +43,6 @@ class VertexSettings(BaseModel):
         Another than Google's own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     project: str
     location: str
     template: Path
@@ -78,10 +76,7 @@ class _Vertex:
     _kind: str
 
     def __init__(self, settings: VertexSettings, session: requests.Session | None = None) -> None:
-        try:
-            self._template = dict(json.loads(settings.template.read_text()))
-        except (OSError, ValueError, TypeError) as exc:
-            raise BackendError(f"{settings.template}: expected a job in JSON, got {exc}") from exc
+        self._template = read_template(settings.template, "a job")
         host = settings.endpoint or f"https://{settings.location}-aiplatform.googleapis.com"
         self._parent = f"projects/{settings.project}/locations/{settings.location}"
         self._rest = Rest(self.name, f"{host}/v1", session or _signed_in())
@@ -122,8 +117,7 @@ class _Vertex:
         incident, payload = self._given(found)
         state = STATES.get(found["state"].removeprefix("JOB_STATE_").removeprefix("PIPELINE_STATE_"), "running")
         detail = str((found.get("error") or {}).get("message", ""))
-        known = payload_hash(json.loads(payload))
-        return RemoteRun(found["name"], incident, known, state, found.get("createTime", ""), detail)
+        return RemoteRun(found["name"], incident, hash_of(payload), state, found.get("createTime", ""), detail)
 
     def _given(self, found: dict[str, Any]) -> tuple[str, str]:
         """The incident and the payload of a job."""
