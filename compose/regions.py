@@ -1,7 +1,8 @@
 """Several regions on one machine: a platform each, mirrors between them, and a witness.
 
 ``headwater up --regions 2`` runs a ``headwater up`` for each, in a directory of its own. Which region a platform is,
-and which others there are, it finds in its environment.
+and which others there are, it finds in its environment. What is trained is shared, as where regions have an MLflow
+server and an object store in common: what one has retrained all can serve.
 """
 
 import json
@@ -26,6 +27,7 @@ __all__ = [
     "Place",
     "local_regions",
     "place_of",
+    "region_environ",
     "region_home",
     "regions_platform",
     "witness_service",
@@ -34,6 +36,7 @@ __all__ = [
 NAMES = ("east", "west", "north", "south")
 WITNESS = "hill"
 FILE, NAME = "HEADWATER_REGIONS", "HEADWATER_REGION"
+COMMON = ("models", "mlflow")
 START_S = 300.0
 
 
@@ -125,7 +128,19 @@ def local_regions(home: Home, count: int, hosts: Sequence[str] = ()) -> Path:
     }
     file = home.path("regions.yaml")
     write_text(file, yaml.safe_dump(content, sort_keys=False))
+    for folder in COMMON:
+        home.path(folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if not (link := region_home(home, name).path(folder)).is_symlink():
+                link.symlink_to(home.path(folder))
     return file
+
+
+def region_environ(home: Home, regions: Regions, file: Path, name: str) -> dict[str, str]:
+    """By which ``headwater up`` is a region of :func:`local_regions`."""
+    port = regions.region(name).kafka.rpartition(":")[2]
+    own = str(region_home(home, name).root)
+    return {"HEADWATER_HOME": own, "HEADWATER_KAFKA_PORT": port, FILE: str(file), NAME: name}
 
 
 def regions_platform(home: Home, count: int) -> Platform:
@@ -142,7 +157,6 @@ def regions_platform(home: Home, count: int) -> Platform:
 
 def _region_service(home: Home, file: Path, regions: Regions, name: str) -> Service:
     own = region_home(home, name)
-    port = regions.region(name).kafka.rpartition(":")[2]
 
     def is_up() -> bool:
         running = Running.find(own)
@@ -151,7 +165,7 @@ def _region_service(home: Home, file: Path, regions: Regions, name: str) -> Serv
     return Service(
         name=name,
         argv=python_module("compose.cli", "up"),
-        env={"HEADWATER_HOME": str(own.root), "HEADWATER_KAFKA_PORT": port, FILE: str(file), NAME: name},
+        env=region_environ(home, regions, file, name),
         ready=is_up,
         ready_timeout_s=START_S,
         stop_timeout_s=60.0,

@@ -50,6 +50,7 @@ def command(
     # Here, since these take seconds to import and `--help` should not.
     from compose.demo.conclusion import conclude, failure
     from compose.demo.report import render
+    from compose.demo.rival import Rival
     from compose.demo.run import Demo, Options, demo_home, prepared
 
     console = Console(stderr=as_json)
@@ -62,13 +63,21 @@ def command(
             _begin(demo, console, began)
             replaying = time.monotonic()
             demo.replay()
+            rival = Rival(platform)
             with _progress(console) as progress:
-                demo.wait(_Teller(console, progress))
+                tell = _Teller(console, progress)
+
+                def told(position: Position) -> None:
+                    tell(position)
+                    rival.watch(position.event_time_ms)
+
+                demo.wait(told)
             seconds = time.monotonic() - replaying
             with console.status("Counting") as status:
                 summary = conclude(
                     platform,
                     demo.sent,
+                    rival,
                     mode=mode if verify else None,
                     seconds=time.monotonic() - began,
                     replay_seconds=seconds,

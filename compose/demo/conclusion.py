@@ -1,7 +1,6 @@
 """What a finished demo says: the ledger counted and frozen models scored on the same requests, in one summary."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +9,23 @@ import pandas as pd
 
 from compose.control import milliseconds, read_control
 from compose.demo.ledger import count
-from compose.demo.summary import Summary, half_year_split, summarize
+from compose.demo.rival import Rival
+from compose.demo.summary import Summary, summarize
 from compose.local.platform import Platform
 from compose.performance import Score
-from compose.services import INPUTS_FILE, REPO
-from features.compiler.inputs import read_inputs
+from compose.services import REPO
 from features.compiler.repo import load_repo
 from jobs.parity import verify
 from jobs.reading import client_of
 from jobs.serving import Scorer
 
-__all__ = ["conclude", "failure", "first_model", "half_year_model"]
+__all__ = ["conclude", "failure", "first_model"]
 
 
 def conclude(
     platform: Platform,
     sent: Mapping[str, int],
+    rival: Rival,
     *,
     mode: str | None = None,
     seconds: float,
@@ -40,6 +40,8 @@ def conclude(
         Quiet: nothing on its way any more.
     sent : mapping of str to int
         Events the replay sent, by topic.
+    rival : Rival
+        The model of the first half-year, fitted or not.
     mode : {"as-of", "latest"}, optional
         How features were read: every logged value is compared with an independent computation.
     seconds, replay_seconds : float
@@ -49,21 +51,18 @@ def conclude(
     """
     at = platform.endpoints
     client = client_of(at.clickhouse)
-    split_ms = half_year_split(client)
-    with ThreadPoolExecutor(1) as beside:
-        half_year = beside.submit(half_year_model, platform, split_ms)
-        ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
-        found = first_model(at.kafka)
-        verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
-        progress("training a model on the first half of the year, to compare with")
-        trained = half_year.result()
+    ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
+    found = first_model(at.kafka)
+    verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
+    progress("training a model on the first half of the year, to compare with")
+    half_year, split_ms = rival.result()
     return summarize(
         at.kafka,
         client,
         ledger,
         frozen=score_of(found[0]) if found else None,
         frozen_from_ms=found[1] if found else None,
-        half_year=trained,
+        half_year=half_year,
         split_ms=split_ms,
         seconds=seconds,
         replay_seconds=replay_seconds,
@@ -82,20 +81,6 @@ def score_of(directory: str) -> Score:
         return scorer.score(frame, np.full(count, Path(directory).name), np.full(count, directory), none)
 
     return score
-
-
-def half_year_model(platform: Platform, until_ms: int, model: str = "delay") -> Score | None:
-    """A model trained on what was logged and known at an event time.
-
-    None where that is too little to train on, and where there is no later traffic to judge it by.
-    """
-    sql = "SELECT toUnixTimestamp64Milli(max(event_time)) FROM headwater.predictions_delay"
-    if int(client_of(platform.endpoints.clickhouse).query(sql).result_rows[0][0]) <= until_ms:
-        return None
-    from jobs.training import fit_on_history
-
-    inputs = read_inputs(platform.home.path(INPUTS_FILE))[model]
-    return fit_on_history(platform.endpoints.clickhouse, inputs, until_ms)
 
 
 def first_model(kafka: str) -> tuple[str, int] | None:

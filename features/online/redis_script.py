@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -33,10 +33,9 @@ from features.online.wire import Cells
 __all__ = ["Call", "Life", "Table", "calls", "run", "translated"]
 
 _SCRIPT = """
--- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none), names of the features'
--- fields; then for each entity the time, and the features in MessagePack, so many at a time. Returns how many rows were
--- written.
-local call, byte, unpack = redis.call, string.byte, cmsgpack.unpack
+-- KEYS: entities. ARGV: name of the time field, key's life and view's life in ms (0: none), time and features of each
+-- entity in MessagePack, all in one; then names of the features' fields. Returns how many rows were written.
+local call, byte, take = redis.call, string.byte, cmsgpack.unpack_limit
 
 local function varint(s, i)
   local first, value, scale, b = i, 0, 1, byte(s, i)
@@ -77,14 +76,17 @@ local function newer(a, b)
 end
 
 local time_field, key_life, view_life = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local f, written = {}, 0
-for i = 1, %(features)d do f[i] = ARGV[3 + i] end
-local at = %(features)d + 4
+local rows, f, at, written = ARGV[4], {}, 0, 0
+for i = 1, %(features)d do f[i] = ARGV[4 + i] end
 for _, key in ipairs(KEYS) do
-  local stored = call('HGET', key, time_field)
-  if not stored or not newer(stored, ARGV[at]) then
+  local stored, %(first)s = call('HGET', key, time_field)
+  at, %(first)s = take(rows, %(taken)d, at)
+  if stored and newer(stored, when) then
+%(skip)s
+  else
     local left = -2
     if key_life == 0 and view_life > 0 then left = call('PTTL', key) end
+    call('HSET', key, time_field, when%(pairs)s)
 %(writes)s
     if key_life > 0 then
       call('PEXPIRE', key, key_life)
@@ -95,11 +97,10 @@ for _, key in ipairs(KEYS) do
     end
     written = written + 1
   end
-  at = at + %(step)d
 end
 return written
 """
-FEATURES_PER_WRITE = 50  # a function of Lua has 250 registers: for each a value, and two arguments
+FEATURES_PER_WRITE = 50  # a function of Lua has 250 registers: for each a value, and two arguments of the call
 ENTITIES_PER_CALL = 200  # 2 ms of the server's time, in which nobody else is served
 CALLS_FIRST, CALLS_PER_TRIP = 2, 10
 RETRY_FULL_SECONDS = 2.0
@@ -129,19 +130,36 @@ class Call(NamedTuple):
 def script_of(features: int) -> Script:
     """The script for views of so many features.
 
-    Their fields' names come once a call and not with each row, and values become arguments without a table between:
-    what unpacks them costs the server as much as its writing does.
+    Their fields' names come once a call and not with each row. Rows come as one argument, of which values are taken
+    without a table between: an argument or a table for each would cost the server as much as its writing does.
     """
+    first, *others = [
+        range(start + 1, min(features, start + FEATURES_PER_WRITE) + 1)
+        for start in range(0, max(features, 1), FEATURES_PER_WRITE)
+    ]
     writes = []
-    for number, start in enumerate(range(0, max(features, 1), FEATURES_PER_WRITE), 1):
-        some = range(start + 1, min(features, start + FEATURES_PER_WRITE) + 1)
-        values = ", ".join(f"v{each}" for each in some)
-        unpacked = f"local {values} = unpack(ARGV[at + {number}]) " if some else ""
-        said = ["key", *(("time_field", "ARGV[at]") if number == 1 else ()), *(f"f[{each}], v{each}" for each in some)]
-        writes.append(f"    do {unpacked}call('HSET', {', '.join(said)}) end")
-    text = _SCRIPT % {"features": features, "writes": "\n".join(writes), "step": 1 + (len(writes) if features else 0)}
+    for some in others:
+        writes.append(f"    do local {_values(some)}")
+        writes.append(f"    at, {_values(some)} = take(rows, {len(some)}, at)")
+        writes.append(f"    call('HSET', key{_pairs(some)}) end")
+    text = _SCRIPT % {
+        "features": features,
+        "first": ", ".join(["when", *([_values(first)] if first else [])]),
+        "taken": 1 + len(first),
+        "skip": f"    at = take(rows, {features - len(first)}, at)" if others else "",
+        "pairs": _pairs(first),
+        "writes": "\n".join(writes),
+    }
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(text.encode(), sha.encode())
+
+
+def _values(some: range) -> str:
+    return ", ".join(f"v{each}" for each in some)
+
+
+def _pairs(some: range) -> str:
+    return "".join(f", f[{each}], v{each}" for each in some)
 
 
 @dataclass(frozen=True)
@@ -180,8 +198,8 @@ class Table:
 def calls(table: Table, keys: Sequence[bytes], times: Sequence[bytes], columns: Sequence[Cells]) -> Iterator[Call]:
     """Calls of the script that write these rows, without the script itself.
 
-    A call has thousands of arguments, and a client takes longer to frame each than it took to make it. So they are
-    framed here, a column at a time, as https://redis.io/docs/latest/develop/reference/protocol-spec has it.
+    A call has hundreds of arguments, and a client takes longer to frame each than it took to make it. So they are
+    framed here, all at once, as https://redis.io/docs/latest/develop/reference/protocol-spec has it.
 
     Parameters
     ----------
@@ -194,14 +212,14 @@ def calls(table: Table, keys: Sequence[bytes], times: Sequence[bytes], columns: 
         The features, in the table's order.
     """
     life, script = table.life, script_of(len(table.fields))
-    settings = _bulk_list([table.time_field, b"%d" % life.key_ms, b"%d" % life.view_ms, *table.fields])
-    starts = range(0, len(columns), FEATURES_PER_WRITE)
-    entities = _bulk_list(keys)
-    rows = zip(_bulk_list(times), *(_rows(columns[at : at + FEATURES_PER_WRITE]) for at in starts), strict=True)
+    settings = _bulk_list([table.time_field, b"%d" % life.key_ms, b"%d" % life.view_ms])
+    fields = _bulk_list(table.fields)
+    entities, rows = _bulk_list(keys), _rows([list(times), *columns])
     for start in range(0, len(keys), ENTITIES_PER_CALL):
         some = entities[start : start + ENTITIES_PER_CALL]
         numbered = _bulk_list([b"%d" % len(some)])
-        arguments = [*numbered, *some, *settings, *chain.from_iterable(islice(rows, len(some)))]
+        packed = _bulk_list([b"".join(rows[start : start + len(some)])])
+        arguments = [*numbered, *some, *settings, *packed, *fields]
         yield Call(script, len(arguments), b"".join(arguments))
 
 
@@ -241,12 +259,8 @@ def _commands(work: Iterable[Call]) -> Iterator[bytes]:
         brought.add(call.script)
 
 
-def _rows(columns: Sequence[Cells]) -> Iterator[bytes]:
-    """The features of each row in MessagePack, as a bulk string.
-
-    An argument of its own for each would cost the server more than what it does with it: it makes an object of each,
-    and a Lua string of that. Columns of fixed length that stand side by side are put together in one go.
-    """
+def _rows(columns: Sequence[Cells]) -> list[bytes]:
+    """Each row in MessagePack. Columns of fixed length that stand side by side are put together in one go."""
     groups: list[list[bytes]] = []
     for in_array, some in groupby(columns, key=lambda each: isinstance(each, np.ndarray)):
         if in_array:
@@ -254,7 +268,7 @@ def _rows(columns: Sequence[Cells]) -> Iterator[bytes]:
             groups.append(wide.view(f"V{wide.shape[1]}").ravel().tolist())
         else:
             groups += [[_packed(each) for each in cells] for cells in some]
-    return iter(_bulk_list(groups[0] if len(groups) == 1 else list(map(b"".join, zip(*groups, strict=True)))))
+    return groups[0] if len(groups) == 1 else list(map(b"".join, zip(*groups, strict=True)))
 
 
 def _packed_array(cells: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:

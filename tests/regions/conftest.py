@@ -9,3 +9,8 @@ def pytest_addoption(parser):
         metavar="N",
         help="faults to put two regions through (50: a quarter of an hour)",
     )
+    parser.addoption(
+        "--two-regions",
+        action="store_true",
+        help="months of flights through two whole platforms (a quarter of an hour)",
+    )

@@ -113,7 +113,7 @@ class Spawning:
 class Forking:
     """Forks processes off one that has imported what they need.
 
-    That one begins with the first, and stays: some 300 MB that a run shares with it.
+    That one begins at once, so that the first incident need not wait for it, and stays: some 300 MB that a run shares.
 
     Parameters
     ----------
@@ -128,6 +128,7 @@ class Forking:
         self._parent: subprocess.Popen[bytes] | None = None
         self._ours: socket.socket | None = None
         self._asking = threading.Lock()
+        self._begin()
 
     def start(self, directory: Path, lock: int, log: int) -> None:
         """See :meth:`Launcher.start`."""

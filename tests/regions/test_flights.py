@@ -1,0 +1,93 @@
+"""What drifts in one region retrains once, and both serve the new model; the other finishes what a dead home began.
+
+``pytest -s tests/regions/test_flights.py --two-regions``: from January until May, in several minutes.
+"""
+
+import time
+
+import pytest
+from two_flights import EAST, WEST, TwoRegions
+
+from compose.local.home import Home
+
+STALLED_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def world(request, tmp_path_factory):
+    if not request.config.getoption("--two-regions"):
+        pytest.skip("two platforms and five months of flights: ask for it with --two-regions")
+    with TwoRegions(Home(tmp_path_factory.mktemp("flights"))) as started:
+        yield started
+
+
+def until(world, holds, what):
+    """While traffic moves."""
+    moved, last = time.monotonic(), None
+    while not (found := holds()):
+        assert not world.failures, world.failures
+        now = [each.position_ms for each in world.replays.values()], len(world.training.runs)
+        if now != last:
+            moved, last = time.monotonic(), now
+        assert time.monotonic() - moved < STALLED_S, f"nothing moves, waiting for {what}"
+        time.sleep(0.5)
+    return found
+
+
+def decisions(world, region):
+    return {each["incident_id"]: each for each in world.heard(region, "models.decisions")}
+
+
+def alerted(world, region):
+    return {each["incident_id"] for each in world.read(region, "drift.alerts")}
+
+
+def test_one_regions_drift_retrains_once_and_a_dead_home_is_stood_in_for(world, capsys):
+    world.replay(until="2013-08-01")
+
+    def drifted():
+        """Won by an incident that east alone has seen."""
+        found = [each for each in decisions(world, WEST).values() if each["decision"] == "promoted"]
+        seen = alerted(world, EAST) - alerted(world, WEST)
+        return [each for each in found if each["incident_id"] in seen]
+
+    won = until(world, drifted, "a model that won because of east's drift")[0]
+    version = won["challenger_version"]
+
+    # 1. Both serve it.
+    until(world, lambda: all(version in world.versions(each) for each in (EAST, WEST)), "answers of the new model")
+    (first,) = {each["event_time"] for each in world.read(WEST, "models.control") if each["version"] == version
+                and each["action"] == "promote"}  # fmt: skip
+    for region in (EAST, WEST):
+        served = world.versions(region)
+        assert served[version][0] >= first
+        assert all(last < first for other, (_, last) in served.items() if int(other == "prior" or int(other)) < 0 or (
+            other != version and last < first))  # fmt: skip
+
+    # 2. The home dies while the next incident's run is under way.
+    home, epoch = world.owner(WEST)
+    known = len(world.training.runs)
+    world.training.held = True
+    run = until(world, lambda: world.training.runs[known:], "the next incident")[0]
+    key = run["given"]["headwater_incident"]
+    until(world, lambda: run["process"].poll() is not None, "its training")
+    assert key not in decisions(world, WEST)
+    world.kill(home)
+    other = WEST if home == EAST else EAST
+    began = time.monotonic()
+    until(world, lambda: (found := world.owner(other)) and found[0] == other and found[1] > epoch, "another owner")
+    took = time.monotonic() - began
+    world.training.held = False
+    verdict = until(world, lambda: decisions(world, other).get(key), "its decision")
+    assert "run" not in verdict["reason"] or verdict["decision"] == "promoted"
+
+    # 3. Once each, counted where they ran.
+    counted = {each["given"]["headwater_incident"] for each in world.training.runs}
+    assert all(len(world.training.of(each)) == 1 for each in counted)
+    said = [each for each in world.read(other, "models.decisions") if each["incident_id"] == key]
+    assert len(said) == 1
+    with capsys.disabled():
+        print(  # noqa: T201
+            f"\n{len(counted)} incidents, a run each; {home} killed, {other} owned after {took:.1f} s and concluded "
+            f"{key[:8]}: {verdict['decision']}, {verdict['reason']}"
+        )
