@@ -45,7 +45,9 @@ def alerted(world, region):
 
 
 def test_one_regions_drift_retrains_once_and_a_dead_home_is_stood_in_for(world, capsys):
-    world.replay(until="2013-08-01")
+    until(world, lambda: (found := world.owner(WEST)) and found == world.owner(EAST), "an owner")
+    assert world.owner(WEST)[0] == EAST  # the home of every model
+    world.replay(until="2013-07-01")
 
     def drifted():
         """Won by an incident that east alone has seen."""

@@ -33,6 +33,7 @@ MODEL = "delay"
 STEP_MS = 6 * 3_600_000
 TAIL_MS = 3 * 86_400_000
 UP_S = 240.0
+TIMING = "timing: {beat_s: 2, lease_s: 20}\n"  # two platforms on one machine keep each other waiting
 
 
 class TrainingPlatform:
@@ -147,6 +148,7 @@ class TwoRegions:
     def __init__(self, home):
         self.home, self._stack = home, ExitStack()
         self.file = local_regions(home, 2)
+        self.file.write_text(self.file.read_text() + TIMING)
         self.regions = load_regions(self.file)
         self.training = TrainingPlatform()
         self.replays, self._threads, self.failures = {}, [], []
