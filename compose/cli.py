@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "Run Flink jobs: features, scoring, drift.",
     "jobs": "List and cancel Flink jobs.",
     "alerts": "Print drift alerts as they come.",
+    "drift": "Compare two files of rows, column by column.",
     "incidents": "Show that each incident is submitted once.",
     "regions": "Show which region retrains which model.",
     "verify": "Compute every logged feature value again and compare.",

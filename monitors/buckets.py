@@ -19,6 +19,7 @@ __all__ = [
     "Ints",
     "Kind",
     "bucket_codes",
+    "bucket_edges",
     "bucket_values",
     "carry",
     "count_keys",
@@ -102,6 +103,17 @@ def bucket_values(codes: Ints, kind: Kind) -> Floats:
     with np.errstate(invalid="ignore"):
         middle = np.where(np.isfinite(upper), lower + (upper - lower) / 2, lower)
     return np.where(codes == 0, 0.0, np.sign(codes) * middle)
+
+
+def bucket_edges(codes: Ints, kind: Kind) -> tuple[Floats, Floats]:
+    """The least and the largest that a value of each bucket can be, shape (n,) each; infinities have buckets alone."""
+    if kind == "score":
+        return codes / SCORE_BINS, (codes + 1) / SCORE_BINS
+    magnitude = np.maximum(np.abs(codes) - 1, 0)
+    near = (magnitude << _MANTISSA_SHIFT).view(np.float64)
+    far = np.where(np.isfinite(near), ((magnitude + 1) << _MANTISSA_SHIFT).view(np.float64), near)
+    near, far = (np.where(codes == 0, 0.0, each) for each in (near, far))
+    return np.where(codes < 0, -far, near), np.where(codes < 0, -near, far)
 
 
 def pack_keys(cells: Ints, codes: Ints) -> Ints:

@@ -18,14 +18,21 @@ __all__ = [
     "COUNT_DISTANCES",
     "PSI_GROUPS",
     "align",
+    "chi_square",
+    "cramer_von_mises",
     "distance",
+    "energy",
     "group_by_mass",
+    "hellinger",
     "jensen_shannon",
     "kolmogorov_smirnov",
+    "kullback_leibler",
+    "l_infinity",
     "null_rate",
     "outside_share",
     "psi",
     "quantiles",
+    "rank_squares",
     "regroup",
     "total_variation",
     "unseen_share",
@@ -78,6 +85,42 @@ def total_variation(reference: Counts, current: Counts) -> Floats:
     return value
 
 
+def kullback_leibler(reference: Counts, current: Counts) -> Floats:
+    """Relative entropy of current to reference in nats (Kullback and Leibler 1951), smoothed as in :func:`psi`."""
+    p, q = _shares(reference, 0.5), _shares(current, 0.5)
+    empty = (np.sum(reference, axis=-1) == 0) | (np.sum(current, axis=-1) == 0)
+    value: Floats = np.where(empty, np.nan, np.maximum((q * np.log(q / p)).sum(axis=-1), 0.0))
+    return value
+
+
+def hellinger(reference: Counts, current: Counts) -> Floats:
+    """Hellinger distance, 0 to 1: square root of one less the Bhattacharyya coefficient."""
+    coefficient = np.sqrt(_shares(reference) * _shares(current)).sum(axis=-1)
+    value: Floats = np.sqrt(np.maximum(1 - coefficient, 0.0))
+    return value
+
+
+def l_infinity(reference: Counts, current: Counts) -> Floats:
+    """Largest difference of the share of any one bucket. 0 to 1."""
+    value: Floats = np.abs(_shares(reference) - _shares(current)).max(axis=-1, initial=0.0)
+    return value
+
+
+def chi_square(reference: Counts, current: Counts) -> Floats:
+    """Pearson's statistic of the table of two rows, without a correction; buckets that both leave empty do not count.
+
+    It has one degree of freedom fewer than there are buckets, and grows with the number of rows.
+    """
+    table = np.stack(np.broadcast_arrays(np.asarray(reference, float), np.asarray(current, float)), axis=-2)
+    column, row = table.sum(axis=-2, keepdims=True), table.sum(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = column * row / table.sum(axis=(-2, -1), keepdims=True)
+        terms = np.where(expected > 0, (table - expected) ** 2 / expected, 0.0)
+    empty = (row == 0).any(axis=(-2, -1))
+    value: Floats = np.where(empty, np.nan, terms.sum(axis=(-2, -1)))
+    return value
+
+
 def kolmogorov_smirnov(reference: Counts, current: Counts) -> Floats:
     """Largest difference of the two distribution functions, buckets in ascending order.
 
@@ -96,6 +139,33 @@ def wasserstein(reference: Counts, current: Counts, values: Floats) -> Floats:
     """
     difference = np.cumsum(_shares(reference), axis=-1) - np.cumsum(_shares(current), axis=-1)
     value: Floats = (np.abs(difference[..., :-1]) * np.diff(values)).sum(axis=-1)
+    return value
+
+
+def cramer_von_mises(left: Counts, right: Counts) -> Floats:
+    """The two-sample criterion T of Anderson (1962), values of a bucket taken for ties: by their mean ranks."""
+    n, m = left.sum(axis=-1), right.sum(axis=-1)
+    total = n + m
+    u = n * rank_squares(left, right).sum(axis=-1) + m * rank_squares(right, left).sum(axis=-1)
+    value: Floats = u / (n * m * total) - (4 * n * m - 1) / (6 * total)
+    return value
+
+
+def rank_squares(own: Counts, other: Counts) -> Floats:
+    """Sum over a bucket's own values of (rank among all - rank among their own) squared, the first a mean rank."""
+    count = own.astype(np.float64)
+    both = count + other
+    # Mean rank of the bucket among all, less how many of the own come before it.
+    ahead = np.cumsum(both, axis=-1) - both - (np.cumsum(count, axis=-1) - count) + (both + 1) / 2
+    value: Floats = count * ahead**2 - ahead * count * (count + 1) + count * (count + 1) * (2 * count + 1) / 6
+    return np.maximum(value, 0.0)
+
+
+def energy(left: Counts, right: Counts, values: Floats) -> Floats:
+    """Energy distance of one dimension, square root of twice the integral of (F - G) squared (Szekely 2002)."""
+    p, q = left / left.sum(axis=-1, keepdims=True), right / right.sum(axis=-1, keepdims=True)
+    difference = np.cumsum(p, axis=-1) - np.cumsum(q, axis=-1)
+    value: Floats = np.sqrt(2 * (difference[..., :-1] ** 2 * np.diff(values)).sum(axis=-1))
     return value
 
 

@@ -1,0 +1,137 @@
+"""``headwater drift``."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from monitors.comparison import Comparison
+
+__all__ = ["command"]
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+CERTAIN = 0.01
+
+
+@click.group()
+def command() -> None:
+    """Compare what a model sees with what it was trained on; for people with two files, nothing else has to run."""
+
+
+@command.command()
+@click.argument("reference", type=_FILE)
+@click.argument("current", type=_FILE)
+@click.option("--segments", metavar="COLUMN", help="Compare each of the 20 most frequent values of a column as well.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write Evidently's report, HTML.")
+@click.option("--seed", default=0, show_default=True, help="Of the resampling that chances come from.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def compare(
+    reference: Path, current: Path, segments: str | None, report: Path | None, seed: int, as_json: bool
+) -> None:
+    """Compare the columns of two parquet files.
+
+    Both are read once, into sketches: memory does not grow with them. Each figure comes with how far that of the rows
+    themselves can be from it at most, and with the chance of as much where nothing differs.
+
+    \b
+    headwater drift compare january.parquet february.parquet
+    headwater drift compare ref.parquet cur.parquet --segments carrier --json
+    """
+    from monitors.comparison import compare_files, draw
+    from monitors.files import FileError
+
+    console = Console(stderr=as_json)
+    try:
+        with _progress(console) as progress:
+            found = compare_files(reference, current, segments, seed, _Teller(progress))
+        if report is not None:
+            with console.status("Drawing the report"):
+                draw(reference, current, found, report)
+    except FileError as exc:
+        raise click.ClickException(str(exc)) from exc
+    if as_json:
+        click.echo(json.dumps(_without_nan(found.as_dict())))
+        return
+    for each in tables(found):
+        console.print(each)
+    for name, why in found.left_out.items():
+        console.print(f"Left out: {name}, {why}.", markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"Report: {report}", markup=False, soft_wrap=True)
+
+
+def tables(found: "Comparison") -> list[Table]:
+    """For people: the columns that differ most first, and what differs most in segments."""
+    shown = Table(
+        title=f"{found.rows[0]:,} rows of reference, {found.rows[1]:,} of current: most different first",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("column", "KS or TV", "within", "PSI", "Wasserstein", "nulls", "chance"):
+        shown.add_column(name, justify="left" if name == "column" else "right", no_wrap=True)
+    for name, figures in found.ranked():
+        main = figures.get("ks") or figures["tv"]
+        far = figures.get("wasserstein")
+        nulls = figures["null_rate"].value
+        shown.add_row(
+            name,
+            _number(main.value),
+            _number(main.bound),
+            _number(figures["psi"].value),
+            _number(far.value) if far else "",
+            f"{nulls:+.1%}" if nulls else "",
+            _number(main.p_value),
+            style="bold" if main.p_value < CERTAIN and main.value > main.bound else None,
+        )
+    if not found.segments:
+        return [shown]
+    parts = Table(title="Segments that differ most", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("segment", "rows", "column", "KS or TV", "chance"):
+        parts.add_column(name, justify="left" if name in ("segment", "column") else "right", no_wrap=True)
+    for segment, rows, column, main in found.most_in_segments():
+        parts.add_row(segment, f"{rows:,}", column, _number(main.value), _number(main.p_value))
+    return [shown, parts]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.completed:,} of {task.total:,} rows"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+class _Teller:
+    """Shows how far a file has been read."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def begin(self, path: Path, rows: int) -> None:
+        self._task = self._progress.add_task(f"Reading {path.name}", total=rows)
+
+    def read(self, rows: int) -> None:
+        self._progress.advance(self._task, rows)

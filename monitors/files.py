@@ -1,0 +1,227 @@
+"""Sketches of files of rows: read once, a batch at a time, so that memory does not grow with the file.
+
+Segments are kept as tiles are: one row of the table of sketches each, so that they merge into the whole by addition.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monitors.buckets import Ints, Kind
+from monitors.sketches import Sketches, merge, sketch_batch
+
+__all__ = [
+    "OTHER",
+    "FileError",
+    "Segments",
+    "SketchedFile",
+    "kinds_of",
+    "rows_of",
+    "sample",
+    "segments_of",
+    "sketch_file",
+]
+
+BATCH_ROWS: Final = 1 << 17
+BATCHES_PER_MERGE: Final = 16
+SEGMENTS_MAX: Final = 20
+OTHER: Final = "other"
+_SEGMENT_MS: Final = 1
+
+
+class FileError(ValueError):
+    """A file that cannot be compared. The message names it, what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of a comparison: each of these values of a column, and the rest together.
+
+    Attributes
+    ----------
+    column : str
+    values : tuple of str
+        Of the rows of the reference, the most frequent first.
+    """
+
+    column: str
+    values: tuple[str, ...]
+
+    def of(self, column: pa.Array) -> Ints:
+        """The segment of each row: a position in `values`, or behind them."""
+        texts = np.array([str(each) for each in column.to_pylist()], dtype=object)
+        position = {text: number for number, text in enumerate(self.values)}
+        return np.fromiter((position.get(each, len(position)) for each in texts), np.int64, len(texts))
+
+
+@dataclass(frozen=True)
+class SketchedFile:
+    """A file as its sketches.
+
+    Attributes
+    ----------
+    rows : int
+    whole : Sketches
+        One tile.
+    by_segment : mapping of str to Sketches
+        One tile each; of those that have rows.
+    """
+
+    rows: int
+    whole: Sketches
+    by_segment: Mapping[str, Sketches]
+
+
+def kinds_of(reference: Path, current: Path) -> tuple[dict[str, Kind], dict[str, str]]:
+    """The columns that both files have and that can be compared; and of the others, why not.
+
+    Numbers and truth values are numeric, texts are categorical. Times are left out: those of two files always differ.
+
+    Raises
+    ------
+    FileError
+        Where a file is no parquet, or nothing is left.
+    """
+    schemas = [_schema(each) for each in (reference, current)]
+    kinds: dict[str, Kind] = {}
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys([*schemas[0].names, *schemas[1].names]):
+        missing = [path for path, schema in zip((reference, current), schemas, strict=True) if name not in schema.names]
+        if missing:
+            left_out[name] = f"not in {missing[0].name}"
+            continue
+        found = [_kind(schema.field(name).type) for schema in schemas]
+        if None in found:
+            left_out[name] = f"of type {schemas[found.index(None)].field(name).type}"
+        elif found[0] != found[1]:
+            left_out[name] = f"{found[0]} in {reference.name}, {found[1]} in {current.name}"
+        else:
+            kinds[name] = found[0]  # type: ignore[assignment]
+    if not kinds:
+        raise FileError(f"expected a column of numbers or texts that both files have, got {left_out or 'none at all'}")
+    return kinds, left_out
+
+
+def segments_of(reference: Path, column: str) -> Segments:
+    """The segments of a column, a bounded number: the most frequent values of the reference.
+
+    Raises
+    ------
+    FileError
+        Where there is no such column.
+    """
+    counted: Counter[str] = Counter()
+    if column not in _schema(reference).names:
+        raise FileError(
+            f"{reference}: expected a column {column!r} to make segments of, got {_schema(reference).names}"
+        )
+    for batch in pq.ParquetFile(reference).iter_batches(BATCH_ROWS, columns=[column]):
+        for pair in batch.column(0).value_counts().to_pylist():
+            counted[str(pair["values"])] += pair["counts"]
+    return Segments(column, tuple(name for name, _ in counted.most_common(SEGMENTS_MAX)))
+
+
+def rows_of(path: Path) -> int:
+    """How many rows a file says it has."""
+    return int(pq.ParquetFile(path).metadata.num_rows)
+
+
+def sample(path: Path, columns: Sequence[str], rows: int = 20_000, seed: int = 0) -> pd.DataFrame:
+    """Rows drawn from all of a file, without all of it in memory; in their order."""
+    total = rows_of(path)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(rows, total), replace=False))
+    parts, start = [], 0
+    for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=list(columns)):
+        first, last = np.searchsorted(chosen, [start, start + batch.num_rows])
+        parts.append(batch.take(pa.array(chosen[first:last] - start)))
+        start += batch.num_rows
+    frame: pd.DataFrame = pa.Table.from_batches(parts).to_pandas()
+    return frame[list(columns)]
+
+
+def sketch_file(
+    path: Path,
+    kinds: Mapping[str, Kind],
+    segments: Segments | None = None,
+    tell: Callable[[int], object] = lambda _: None,
+) -> SketchedFile:
+    """Sketch the columns of a parquet file.
+
+    Parameters
+    ----------
+    path : Path
+    kinds : mapping of str to Kind
+    segments : Segments, optional
+    tell : callable of int
+        Told how many rows more have been read.
+
+    Raises
+    ------
+    FileError
+        Where it has no rows.
+    """
+    columns = [*kinds, *([segments.column] if segments and segments.column not in kinds else [])]
+    table = _merged(_batches(path, columns, kinds, segments, tell))
+    if table is None:
+        raise FileError(f"{path}: expected rows, got none")
+    rows = int(table.rows.sum())
+    if segments is None:
+        return SketchedFile(rows, table, {})
+    named = [*segments.values, OTHER]
+    parts = {named[tile]: table.take([number]) for number, tile in enumerate(table.tiles.tolist())}
+    return SketchedFile(rows, table.collapse(), parts)
+
+
+def _batches(
+    path: Path,
+    columns: Sequence[str],
+    kinds: Mapping[str, Kind],
+    segments: Segments | None,
+    tell: Callable[[int], object],
+) -> Iterator[Sketches]:
+    for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=list(columns)):
+        at = segments.of(batch.column(segments.column)) if segments else np.zeros(batch.num_rows, np.int64)
+        yield sketch_batch({name: _values(batch.column(name), kinds[name]) for name in kinds}, kinds, at, _SEGMENT_MS)
+        tell(batch.num_rows)
+
+
+def _merged(parts: Iterator[Sketches]) -> Sketches | None:
+    held: list[Sketches] = []
+    for each in parts:
+        held.append(each)
+        if len(held) == BATCHES_PER_MERGE:
+            held = [merge(held)]
+    return merge(held) if held else None
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as exc:
+        raise FileError(f"{path}: expected a parquet file, got {exc}") from exc
+
+
+def _kind(of: pa.DataType) -> Kind | None:
+    types = pa.types
+    if types.is_dictionary(of):
+        return _kind(of.value_type)
+    if types.is_string(of) or types.is_large_string(of):
+        return "categorical"
+    plain = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    return "numeric" if any(each(of) for each in plain) else None
+
+
+def _values(column: pa.Array, kind: Kind) -> np.ndarray[Any, Any]:
+    """For :func:`sketch_batch`: doubles with NaN for null, or texts with None."""
+    if kind == "categorical":
+        return np.asarray(column.to_pandas(), dtype=object)
+    if not pa.types.is_floating(column.type):
+        column = column.cast(pa.float64(), safe=False)
+    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
