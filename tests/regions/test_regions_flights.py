@@ -1,6 +1,6 @@
 """What drifts in one region retrains once, and both serve the new model; the other finishes what a dead home began.
 
-``pytest -s tests/regions/test_flights.py --two-regions``: from January until May, in several minutes.
+``pytest -s tests/regions/test_regions_flights.py --two-regions``: from January until a second incident, in ten minutes.
 """
 
 import time
