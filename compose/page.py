@@ -9,7 +9,6 @@ happens in a thread of the lowest priority, a week of event time at a go, and st
 import argparse
 import json
 import logging
-import math
 import os
 import signal
 import threading
@@ -27,6 +26,7 @@ import pandas as pd
 from clickhouse_connect.driver.client import Client
 
 from compose.control import ControlLog, Incident, fold, milliseconds
+from compose.finite import finite
 from compose.heatmap import Heatmap
 from compose.live import Live
 from compose.performance import Performance, Scored
@@ -248,15 +248,6 @@ def spans(incidents: Sequence[Incident]) -> list[dict[str, Any]]:
     ]
 
 
-def _finite(content: Any) -> Any:
-    """The same with None for what JSON has no number for: a browser refuses a document with NaN in it."""
-    if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
 class _Handler(BaseHTTPRequestHandler):
     server: "PageServer"
     protocol_version = "HTTP/1.1"
@@ -313,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, file.read_bytes(), "text/html; charset=utf-8", policy=REPORT_POLICY)
 
     def _json(self, status: int, content: Any) -> None:
-        body = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False).encode()
+        body = json.dumps(finite(content), separators=(",", ":"), allow_nan=False).encode()
         self._answer(status, body, "application/json")
 
     def _answer(self, status: int, body: bytes, kind: str, policy: str = "default-src 'none'") -> None:

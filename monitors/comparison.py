@@ -10,7 +10,7 @@ from monitors.figures import Figure, Figures, compare
 from monitors.files import SketchedFile, kinds_of, rows_of, sample, segments_of, sketch_file
 from monitors.sketches import Sketches
 
-__all__ = ["Comparison", "Progress", "compare_files", "draw"]
+__all__ = ["Comparison", "Progress", "compare_files", "draw", "main_figure"]
 
 CLOSELY: Final = 5
 """Columns of which a report gives Evidently's summary as well."""
@@ -49,7 +49,7 @@ class Comparison:
         """For each segment the column that differs most there: segment, rows, column, its KS or TV."""
         for segment, columns in self.segments.items():
             name, figures = max(columns.items(), key=lambda item: _rank(item[1]))
-            yield segment, self.segment_rows[segment], name, figures.get("ks") or figures["tv"]
+            yield segment, self.segment_rows[segment], name, main_figure(figures)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no NaN: that is the writer's to replace."""
@@ -66,9 +66,14 @@ class Comparison:
         return found
 
 
+def main_figure(figures: Figures) -> Figure:
+    """What a column is ranked by: KS, or the total variation of texts."""
+    return figures.get("ks") or figures["tv"]
+
+
 def _rank(figures: Figures) -> float:
-    main = figures.get("ks") or figures["tv"]
-    return -1.0 if isnan(main.value) else main.value
+    value = main_figure(figures).value
+    return -1.0 if isnan(value) else value
 
 
 def _plain(figures: Figures) -> dict[str, dict[str, float]]:

@@ -103,7 +103,7 @@ def compare(reference: ColumnSketch, current: ColumnSketch, seed: int = 0) -> di
     for name, statistic in BINNED.items():
         value = float(statistic(*binned))
         bound = _unnamed_bound(name, value, *binned) if is_text else 0.0
-        found[name] = Figure(value, bound, _chance(statistic(*binned), statistic(*drawn)))
+        found[name] = Figure(value, bound, _chance(value, statistic(*drawn)))
     if not is_text:
         found |= _ordered(reference, current, values.astype(np.float64), left, right, random)
     return found | nulls
@@ -127,7 +127,7 @@ def _drawn(left: Counts, right: Counts, random: np.random.Generator) -> tuple[In
     return first, second
 
 
-def _chance(value: Floats, under_null: Floats) -> float:
+def _chance(value: float | Floats, under_null: Floats) -> float:
     """Never 0: the sample itself is one of those that could have come (Davison and Hinkley 1997, 4.2)."""
     as_much = int(np.sum(under_null >= value - 1e-12))
     return (1 + as_much) / (1 + len(under_null))
@@ -152,45 +152,34 @@ def _unnamed_bound(name: str, value: float, left: Counts, right: Counts) -> floa
 def _ordered(
     reference: ColumnSketch, current: ColumnSketch, values: Floats, left: Counts, right: Counts, random: Any
 ) -> dict[str, Figure]:
-    """What needs an order: of the buckets, not of bins of them."""
-    least, most = min(reference.low, current.low), max(reference.high, current.high)
-    low, high = (np.clip(edges, least, most) for edges in bucket_edges(align_codes(reference, current), reference.kind))
-    values = np.clip(values, least, most)  # so that constants are exact
-    width = np.subtract(high, low, out=np.zeros(len(low)), where=np.isfinite(low) & np.isfinite(high))
-    finite = bool(np.isfinite(values).all())
-    # Chances by coarser groups, each at the mean of its values.
+    """What needs an order: of the buckets, not of bins of them. Chances are by coarser groups."""
     group = group_by_mass(left + right, FINE_GROUPS)
     coarse = regroup(left, group), regroup(right, group)
-    mass = regroup(left + right, group)
-    middle = regroup((left + right) * np.where(np.isfinite(values), values, 0.0), group) / np.maximum(mass, 1)
     drawn = _drawn(*coarse, random)
-    nan = float("nan")
-    functions: dict[str, Callable[[Counts, Counts, Floats], Floats]] = {
-        "ks": lambda a, b, _: kolmogorov_smirnov(a, b),
-        "cramer_von_mises": lambda a, b, _: cramer_von_mises(a, b),
-        "wasserstein": wasserstein,
-        "energy": energy,
+    by_rank = {
+        "ks": (kolmogorov_smirnov, _ks_bound(left, right)),
+        "cramer_von_mises": (cramer_von_mises, _cramer_von_mises_bound(left, right)),
     }
-    bounds = {
-        "ks": lambda: _ks_bound(left, right),
-        "cramer_von_mises": lambda: _cramer_von_mises_bound(left, right),
-        "wasserstein": lambda: wasserstein_bound(reference, current),
-        "energy": lambda: _energy_bound(left, right, width),
+    found = {
+        name: Figure(float(statistic(left, right)), bound, _chance(statistic(*coarse), statistic(*drawn)))
+        for name, (statistic, bound) in by_rank.items()
     }
-    found: dict[str, Figure] = {}
-    for name in ORDERED:
-        if name in ("wasserstein", "energy") and not finite:  # a distance to infinity
-            found[name] = Figure(nan, nan, nan)
-            continue
-        statistic = functions[name]
-        chance = _chance(statistic(*coarse, middle), statistic(*drawn, middle))
-        found[name] = Figure(float(statistic(left, right, values)), float(bounds[name]()), chance)
-    return found
-
-
-def align_codes(reference: ColumnSketch, current: ColumnSketch) -> Ints:
-    """Codes, ascending, of the buckets that either side uses, as :func:`monitors.statistics.align` has them."""
-    return np.unique(np.concatenate([reference.codes, current.codes]))
+    if not np.isfinite(values).all():  # a distance to infinity
+        return found | dict.fromkeys(("wasserstein", "energy"), Figure(np.nan, np.nan, np.nan))
+    least, most = min(reference.low, current.low), max(reference.high, current.high)
+    edges = bucket_edges(np.union1d(reference.codes, current.codes), reference.kind)
+    low, high, values = (np.clip(each, least, most) for each in (*edges, values))  # so that constants are exact
+    middle = regroup((left + right) * values, group) / regroup(left + right, group)
+    by_place = {
+        "wasserstein": (wasserstein, wasserstein_bound(reference, current)),
+        "energy": (energy, _energy_bound(left, right, high - low)),
+    }
+    return found | {
+        name: Figure(
+            float(statistic(left, right, values)), bound, _chance(statistic(*coarse, middle), statistic(*drawn, middle))
+        )
+        for name, (statistic, bound) in by_place.items()
+    }
 
 
 def _ks_bound(left: Counts, right: Counts) -> float:

@@ -56,9 +56,12 @@ class Segments:
 
     def of(self, column: pa.Array) -> Ints:
         """The segment of each row: a position in `values`, or behind them."""
-        texts = np.array([str(each) for each in column.to_pylist()], dtype=object)
         position = {text: number for number, text in enumerate(self.values)}
-        return np.fromiter((position.get(each, len(position)) for each in texts), np.int64, len(texts))
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode(null_encoding="encode")
+        at = np.array([position.get(str(each), len(position)) for each in [*encoded.dictionary.to_pylist(), None]])
+        # A null of a column that came encoded has no place in its dictionary: it is the one behind.
+        found: Ints = at[encoded.indices.fill_null(len(at) - 1).to_numpy(zero_copy_only=False).astype(np.int64)]
+        return found
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from compose.finite import finite
 
 if TYPE_CHECKING:
     from monitors.comparison import Comparison
@@ -57,7 +59,7 @@ def compare(
     except FileError as exc:
         raise click.ClickException(str(exc)) from exc
     if as_json:
-        click.echo(json.dumps(_without_nan(found.as_dict())))
+        click.echo(json.dumps(finite(found.as_dict())))
         return
     for each in tables(found):
         console.print(each)
@@ -69,6 +71,8 @@ def compare(
 
 def tables(found: "Comparison") -> list[Table]:
     """For people: the columns that differ most first, and what differs most in segments."""
+    from monitors.comparison import main_figure
+
     shown = Table(
         title=f"{found.rows[0]:,} rows of reference, {found.rows[1]:,} of current: most different first",
         title_justify="left",
@@ -78,7 +82,7 @@ def tables(found: "Comparison") -> list[Table]:
     for name in ("column", "KS or TV", "within", "PSI", "Wasserstein", "nulls", "chance"):
         shown.add_column(name, justify="left" if name == "column" else "right", no_wrap=True)
     for name, figures in found.ranked():
-        main = figures.get("ks") or figures["tv"]
+        main = main_figure(figures)
         far = figures.get("wasserstein")
         nulls = figures["null_rate"].value
         shown.add_row(
@@ -103,13 +107,6 @@ def tables(found: "Comparison") -> list[Table]:
 
 def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3g}"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, dict):
-        return {name: _without_nan(each) for name, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _progress(console: Console) -> Progress:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from compose.demo.summary import half_year_split
+from compose.demo.summary import first_of_july, half_year_split
 from compose.local.platform import Platform
 from compose.performance import Score
 from compose.services import INPUTS_FILE
@@ -44,7 +44,7 @@ class Rival:
 
     def watch(self, event_time_ms: int) -> None:
         """Begin as soon as the archive has all that was known by then; to be told often how far traffic is."""
-        split_ms = _july_ms(event_time_ms)
+        split_ms = first_of_july(datetime.fromtimestamp(event_time_ms / 1000, UTC).year)
         if self._fitted is None and event_time_ms > split_ms + DAY_MS and self._is_archived(split_ms):
             self._begin(split_ms)
 
@@ -53,10 +53,11 @@ class Rival:
 
         None where there was too little to learn from, and where no later traffic is there to judge it by.
         """
-        split_ms = half_year_split(self._client())
+        client = self._client()
+        split_ms = half_year_split(client)
         if self._fitted is None or self._fitted.exception() is not None:  # ClickHouse may have been killed meanwhile
             newest = f"SELECT toUnixTimestamp64Milli(max(event_time)) FROM headwater.predictions_{self._model}"
-            if int(self._client().query(newest).result_rows[0][0]) <= split_ms:
+            if int(client.query(newest).result_rows[0][0]) <= split_ms:
                 return None, split_ms
             self._begin(split_ms)
         assert self._fitted is not None
@@ -90,8 +91,3 @@ class Rival:
 
     def _client(self) -> Client:
         return client_of(self._platform.endpoints.clickhouse)
-
-
-def _july_ms(event_time_ms: int) -> int:
-    year = datetime.fromtimestamp(event_time_ms / 1000, UTC).year
-    return round(datetime(year, 7, 1, tzinfo=UTC).timestamp() * 1000)

@@ -24,7 +24,17 @@ from compose.demo.ledger import Ledger
 from compose.performance import Score, brief, input_columns, labelled
 from jobs.parity import Verification
 
-__all__ = ["Comparison", "Month", "Summary", "compare", "digest", "half_year_split", "read_incidents", "summarize"]
+__all__ = [
+    "Comparison",
+    "Month",
+    "Summary",
+    "compare",
+    "digest",
+    "first_of_july",
+    "half_year_split",
+    "read_incidents",
+    "summarize",
+]
 
 Judged = dict[str, dict[str, float | None]]
 NAMES = ("live", "frozen", "half_year")
@@ -133,7 +143,12 @@ def half_year_split(client: Client, predictions: str = "headwater.predictions_de
     """The first of July (UTC epoch ms) of the year most requests are of."""
     sql = f"SELECT toYear(event_time) AS year, count() AS n FROM {predictions} GROUP BY year ORDER BY n DESC LIMIT 1"
     rows = client.query(sql).result_rows
-    return milliseconds(datetime(int(rows[0][0]) if rows else 1970, 7, 1, tzinfo=UTC))
+    return first_of_july(int(rows[0][0]) if rows else 1970)
+
+
+def first_of_july(year: int) -> int:
+    """Where the halves of a year meet, UTC epoch ms."""
+    return milliseconds(datetime(year, 7, 1, tzinfo=UTC))
 
 
 def compare(
