@@ -30,7 +30,7 @@ def until(world, holds, what):
     moved, last = time.monotonic(), None
     while not (found := holds()):
         assert not world.failures, world.failures
-        now = [each.position_ms for each in world.replays.values()], len(world.training.runs)
+        now = [each.position_ms for each in world.replays.values()], len(world.training.begun)
         if now != last:
             moved, last = time.monotonic(), now
         assert time.monotonic() - moved < STALLED_S, f"nothing moves, waiting for {what}"
@@ -82,11 +82,11 @@ def test_one_regions_drift_retrains_once_and_a_dead_home_is_stood_in_for(world, 
 
     # 2. The home dies while the next incident's run is under way.
     home, epoch = world.owner(WEST)
-    known = len(world.training.runs)
+    known = len(world.training.begun)
     world.training.held = True
-    run = until(world, lambda: world.training.runs[known:], "the next incident")[0]
-    key = run["given"]["headwater_incident"]
-    until(world, lambda: run["process"].poll() is not None, "its training")
+    run = until(world, lambda: world.training.begun[known:], "the next incident")[0]
+    key = run.incident_id
+    until(world, lambda: run.process.poll() is not None, "its training")
     assert key not in decisions(world, WEST)
     world.kill(home)
     other = WEST if home == EAST else EAST
@@ -98,7 +98,7 @@ def test_one_regions_drift_retrains_once_and_a_dead_home_is_stood_in_for(world, 
     assert "log loss" in verdict["reason"]  # that of a run which came to its end
 
     # 3. Once each, counted where they ran.
-    counted = {each["given"]["headwater_incident"] for each in world.training.runs}
+    counted = {each.incident_id for each in world.training.begun}
     assert all(len(world.training.of(each)) == 1 for each in counted)
     said = [each for each in world.read(other, "models.decisions") if each["incident_id"] == key]
     assert len(said) == 1

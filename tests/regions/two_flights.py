@@ -4,7 +4,6 @@ West has an eighth of the flights: enough to be scored, too few for its monitors
 requests). So what drifts is seen in east alone.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -13,8 +12,10 @@ import time
 import zlib
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from typing import NamedTuple
+
+from databricks_stub import DatabricksStub
+from http_stub import Stub
 
 from compose.demo.broker import Horizon
 from compose.demo.flights import load_events
@@ -36,81 +37,44 @@ UP_S = 240.0
 TIMING = "timing: {beat_s: 2, lease_s: 20}\n"  # two platforms on one machine keep each other waiting
 
 
-class TrainingPlatform:
-    """Speaks as much of Databricks' jobs as a client asks for, and trains: a run is a process of our entry point.
-
-    A run that is over is shown as running for as long as it is `held`.
-    """
+class TrainingPlatform(DatabricksStub):
+    """Trains: a run is a process of our entry point. While it is `held`, one that is over is shown as running."""
 
     def __init__(self):
-        self.runs, self.lock, self.held = [], threading.Lock(), False
-        platform = self
+        super().__init__()
+        self.held, self.begun = False, []
+        self._server = Stub(self)
+        self.url = self._server.url
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self):
-                size = int(self.headers.get("content-length") or 0)
-                body = json.loads(self.rfile.read(size)) if size else {}
-                at = urlsplit(self.path)
-                query = {key: values[0] for key, values in parse_qs(at.query).items()}
-                status, content = platform.answer(at.path, {**query, **body})
-                data = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = answer  # noqa: N815
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, path, told):
-        verb = path.rpartition("/")[2]
-        if not path.startswith("/api/"):
-            return 404, {}  # where its SDK asks how to sign in
-        with self.lock:
-            if verb == "run-now":
-                known = [each for each in self.runs if each["token"] == told["idempotency_token"]]
-                return 200, {"run_id": (known or [self._begin(told)])[0]["run_id"]}
-            if verb == "list":
-                return 200, {"runs": [self._shown(each) for each in self.runs], "has_more": False}
-            found = [each for each in self.runs if each["run_id"] == int(told["run_id"])]
-            return (200, self._shown(found[0])) if found else (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"})
-
-    def _begin(self, told):
-        given = told["job_parameters"]
+    def begin(self, run, given):
         environ = {**os.environ, "HEADWATER_PAYLOAD": given["headwater_payload"], "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([sys.executable, "-m", "jobs.training"], env=environ)
-        number = len(self.runs)
-        run = {"token": told["idempotency_token"], "process": process, "given": given, "run_id": 100 + number}
-        self.runs.append(run)
-        return run
+        self.begun.append(Begun(given["headwater_incident"], process, run))
 
-    def _shown(self, run):
-        code = run["process"].poll()
-        state = {"life_cycle_state": "RUNNING"}
-        if code is not None and not self.held:
-            state = {"life_cycle_state": "TERMINATED", "result_state": "FAILED" if code else "SUCCESS"}
-        given = [{"name": key, "value": value} for key, value in run["given"].items()]
-        return {"run_id": run["run_id"], "job_parameters": given, "start_time": run["run_id"], "state": state}
+    def look(self):
+        for each in self.begun:
+            code = each.process.poll()
+            if code is not None and not self.held:
+                result = "FAILED" if code else "SUCCESS"
+                each.run["state"] = {"life_cycle_state": "TERMINATED", "result_state": result}
 
     def of(self, incident_id):
         """Runs of an incident."""
-        return [each for each in self.runs if each["given"]["headwater_incident"] == incident_id]
+        return [each for each in self.begun if each.incident_id == incident_id]
 
     def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-        for each in self.runs:
-            each["process"].kill()
-            each["process"].wait()
+        self._server.close()
+        for each in self.begun:
+            each.process.kill()
+            each.process.wait()
+
+
+class Begun(NamedTuple):
+    """A run, its process, and what the platform shows of it."""
+
+    incident_id: str
+    process: subprocess.Popen
+    run: dict
 
 
 class InStep:

@@ -4,18 +4,17 @@ A stub is a stub: it shows that requests and answers are read as documented, not
 """
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
 from botocore.stub import Stubber
 from databricks.sdk import WorkspaceClient
+from databricks_stub import DatabricksStub
+from http_stub import Answer, Route, Stub
 from racing import EVENT, INCIDENT, Ready, race
 
 from jobs.retraining.backends.aws import PipelineSettings, SageMakerPipeline, SageMakerTraining, TrainingSettings
@@ -33,48 +32,6 @@ from jobs.retraining.backends.vertex import (
 )
 
 MADE = Ready().payload(EVENT)
-Answer = tuple[int, Any]
-Route = Callable[[str, str, dict[str, str], Any], Answer]
-
-
-class Stub:
-    """An HTTP server that answers by a function of method, path, query and body."""
-
-    def __init__(self, route: Route) -> None:
-        self.asked: list[tuple[str, str]] = []
-        lock = threading.Lock()
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                size = int(self.headers.get("content-length") or 0)
-                body = json.loads(self.rfile.read(size)) if size else None
-                at = urlsplit(self.path)
-                query = {key: values[0] for key, values in parse_qs(at.query).items()}
-                with lock:
-                    stub.asked.append((self.command, at.path))
-                    status, content = route(self.command, at.path, query, body)
-                data = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_PATCH = answer  # noqa: N815
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -237,37 +194,6 @@ def test_what_an_answer_means(serve: Any, template: Path, status: int, error: ty
     settings = CustomJobSettings(project="p", location="l", template=template, endpoint=stub.url)
     with pytest.raises(error, match="why"):
         RemoteBackend(VertexCustomJobs(settings, requests.Session()), lambda _: None).submit(INCIDENT, MADE)
-
-
-class DatabricksStub:
-    """One run a token; an error where that run was deleted."""
-
-    def __init__(self) -> None:
-        self.runs: dict[str, dict[str, Any]] = {}
-        self.deleted: set[str] = set()
-
-    def __call__(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:
-        verb = path.rpartition("/")[2]
-        if not path.startswith("/api/"):
-            return 404, {}  # where its SDK asks how to sign in
-        if verb == "run-now":
-            token = body["idempotency_token"]
-            assert len(token) <= 64
-            if token in self.deleted:
-                return 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "the run of this token was deleted"}
-            given = [{"name": key, "value": value} for key, value in body["job_parameters"].items()]
-            new = {"run_id": 100 + len(self.runs), "job_parameters": given, "start_time": 1 + len(self.runs)}
-            run = self.runs.setdefault(token, {**new, "state": {"life_cycle_state": "RUNNING"}})
-            return 200, {"run_id": run["run_id"]}
-        if verb == "list":
-            return 200, {"runs": list(self.runs.values()), "has_more": False}
-        wanted = int(query.get("run_id") or body["run_id"])
-        found = [each for each in self.runs.values() if each["run_id"] == wanted]
-        if not found:
-            return 404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}
-        if verb == "cancel":
-            found[0]["state"] = {"life_cycle_state": "TERMINATED", "result_state": "CANCELED"}
-        return 200, found[0]
 
 
 def databricks(stub: Stub) -> RemoteBackend:
