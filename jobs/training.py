@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,10 @@ PARAMETERS = {
     "l2_regularization": 1.0,
 }
 Floats = npt.NDArray[np.float64]
+
+
+class NothingKnownError(RuntimeError):
+    """There is nothing to train on."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +174,22 @@ def champion_scores(payload: Mapping[str, Any], held: pd.DataFrame, inputs: Inpu
 
 
 def train(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Train, compare, write; the content of ``result.json``."""
+    """Train, compare, write; the content of ``result.json``.
+
+    Raises
+    ------
+    NothingKnownError
+        Where the store has no labelled traffic at all of the time before the incident.
+    """
     began = time.monotonic()
     inputs = Inputs.from_dict(payload["inputs"])
     run = load(payload, inputs)
+    if run.frame.empty:
+        # Not refused: this region may be behind the one that saw the drift, and have the rows when it is tried again.
+        raise NothingKnownError(
+            f"expected labelled predictions of {payload['model']} in {payload['clickhouse']} up to "
+            f"{datetime.fromtimestamp(payload['cutoff_ms'] / 1000, UTC):%Y-%m-%d %H:%M} UTC, got none"
+        )
     held = run.frame["time_ms"].to_numpy() > payload["cutoff_ms"] - HELD_OUT_MS
     if held.sum() < HELD_OUT_MIN or (~held).sum() < ROWS_MIN or run.label[~held].min() == run.label[~held].max():
         reason = (

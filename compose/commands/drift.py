@@ -48,6 +48,7 @@ def compare(
     """
     from monitors.comparison import compare_files, draw
     from monitors.files import FileError
+    from monitors.reports import ReportError
 
     console = Console(stderr=as_json)
     try:
@@ -56,7 +57,7 @@ def compare(
         if report is not None:
             with console.status("Drawing the report"):
                 draw(reference, current, found, report)
-    except FileError as exc:
+    except (FileError, ReportError) as exc:
         raise click.ClickException(str(exc)) from exc
     if as_json:
         click.echo(json.dumps(finite(found.as_dict())))

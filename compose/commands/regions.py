@@ -28,6 +28,7 @@ _file = click.option(
     help="regions.yaml; default: that of `headwater up --regions`.",
 )
 TAKEOVERS_SHOWN = 5
+LOOK_S = 0.5
 
 
 @click.group()
@@ -62,21 +63,45 @@ def status(file: Path | None, as_json: bool) -> None:
 @command.command("hand-over")
 @click.argument("model")
 @click.option("--to", "successor", help="Region that is to own the model; default: whoever comes first.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds until the other region has to own it; 0: only tell the owner.",
+)
 @_file
-def hand_over(model: str, successor: str | None, file: Path | None) -> None:
+def hand_over(model: str, successor: str | None, wait_s: float, file: Path | None) -> None:
     """Have the owner of MODEL stop, and another region own it: a planned failover, or the way back.
 
-    Nothing is lost or submitted twice by it; runs that are under way go on.
+    Nothing is lost or submitted twice by it; runs that are under way go on. Exits with status 1 where the other region
+    does not own the model in time.
     """
     regions = _regions(file)
+    if successor is not None and successor not in regions.names:
+        raise PlatformError(f"Expected one of the regions {', '.join(regions.names)}, got {successor!r}.")
     _, owner = _known(regions, model)
     if owner is None:
         raise PlatformError(f"Nobody owns {model}, so nobody can hand it over; `headwater regions status` says why.")
-    if successor is not None and successor not in regions.names:
-        raise PlatformError(f"Expected one of the regions {', '.join(regions.names)}, got {successor!r}.")
-    members = [successor] if successor else []
-    _order(regions, owner["member"], model, owner["epoch"], "hand_over", members)
-    click.echo(f"{owner['member']} is told to hand over {model}; `headwater regions status` shows who has it then.")
+    wanted = {successor} if successor else {*regions.names} - {owner["member"]}
+    began, told = time.monotonic(), None
+    while owner is None or owner["member"] not in wanted:
+        # What is said holds for one epoch. Who owns in another by now, or again since nobody came first, is told anew.
+        if owner is not None and owner["epoch"] != told:
+            told = owner["epoch"]
+            _order(regions, owner["member"], model, told, "hand_over", [successor] if successor else [])
+            click.echo(f"{owner['member']} is told to hand over {model} (epoch {told}).")
+        if time.monotonic() - began >= wait_s:
+            if not wait_s:
+                return
+            raise PlatformError(
+                f"{successor or 'No other region'} does not own {model} after {wait_s:g} s; "
+                "`headwater regions status` shows who votes for whom."
+            )
+        time.sleep(LOOK_S)
+        _, owner = _known(regions, model)
+    click.echo(f"{owner['member']} owns {model} in epoch {owner['epoch']}.")
 
 
 @command.command()

@@ -137,7 +137,7 @@ def lose_mirror_offsets(world, rng):
 
 def swap(world, rng):
     if found := owner(world):
-        told = ["regions", "hand-over", "m", "--to", other_of(found), "--regions", str(world.file)]
+        told = ["regions", "hand-over", "m", "--to", other_of(found), "--wait", "0", "--regions", str(world.file)]
         CliRunner().invoke(headwater, told)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -71,10 +72,32 @@ def test_a_model_is_handed_over_and_back(world, way):
     successor = "west" if owner == "east" else "east"
     done = told(world, "hand-over", "m", "--to", successor)
     assert done.exit_code == 0, done.output
-    until(lambda: (found := agreed(world)) and found[0] == successor and found[1] > epoch)
+    assert f"{successor} owns m" in done.output
+    until(lambda: (found := agreed(world)) and found[1] > epoch)
     key = world.event("east", "west")
     until(lambda: settled(world, key, "east", "west"))
     assert world.training.count(key) == 1
+
+
+def test_a_hand_over_that_comes_to_nothing_is_ordered_again(world):
+    """Whom it is meant for stands still, so the owner takes the model back, in another epoch."""
+    owner, _ = until(lambda: agreed(world))
+    successor = "west" if owner == "east" else "east"
+    os.kill(world.pid(successor, "member"), signal.SIGSTOP)
+    again = threading.Timer(8.0, os.kill, (world.pid(successor, "member"), signal.SIGCONT))
+    again.start()
+    done = told(world, "hand-over", "m", "--to", successor)
+    again.join()
+    assert done.exit_code == 0, done.output
+    assert done.output.count("is told to hand over m") > 1
+    assert f"{successor} owns m" in done.output
+    os.kill(world.pid(owner, "member"), signal.SIGSTOP)
+    try:
+        late = told(world, "hand-over", "m", "--to", owner, "--wait", "3")
+    finally:
+        os.kill(world.pid(owner, "member"), signal.SIGCONT)
+    assert late.exit_code == 1
+    assert f"{owner} does not own m after 3 s" in late.output
 
 
 def accepted_ms(world, keys):

@@ -106,6 +106,14 @@ def test_what_cannot_be_compared_is_said(files, tmp_path):
     assert "expected rows, got none" in said.output
 
 
+def test_a_report_of_nothing_is_refused_in_words(tmp_path):
+    for name in ("ref", "cur"):
+        pd.DataFrame({"delay": [np.nan, np.nan]}).to_parquet(tmp_path / f"{name}.parquet")
+    said = run(tmp_path, "--report", str(tmp_path / "r.html"))
+    assert (said.exit_code, type(said.exception)) == (1, SystemExit)
+    assert "expected" in said.output
+
+
 def test_a_sample_is_of_rows_of_the_file_in_their_order(files):
     folder, (reference, _) = files
     drawn = sample(folder / "ref.parquet", ["delay", "carrier"], 1000)
