@@ -22,6 +22,7 @@ __all__ = [
     "bucket_edges",
     "bucket_values",
     "carry",
+    "count_doubles",
     "count_keys",
     "factorize",
     "hash_text",
@@ -41,10 +42,14 @@ CODE_BITS: Final = 32
 CODE_BIAS: Final = 1 << (CODE_BITS - 1)
 
 _MANTISSA_SHIFT: Final = 52 - 5
+_SIGN: Final = 1 << (63 - _MANTISSA_SHIFT)
+_INFINITY: Final = 0x7FF << 5  # of the top bits, the sign apart; what is above is no number
 _SUM_SCALE: Final = 2.0**20  # sums are kept in units of 2**-20: finer than any unit of the columns we know
 _LIMB_BITS: Final = 26
 _LIMB_MASK: Final = (1 << _LIMB_BITS) - 1
 _SUM_LIMIT: Final = 2.0**88  # leaves 2**27 rows a cell before the top limb of an int64 could overflow
+_WHOLE_LIMIT: Final = 2.0**62
+_HALF_BITS: Final = 40
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,32 @@ def bucket_codes(values: Floats, kind: Kind) -> Ints:
         return bins
     magnitude = (np.ascontiguousarray(np.abs(values)).view(np.int64) >> _MANTISSA_SHIFT) + 1
     return np.where(values > 0, magnitude, np.where(values < 0, -magnitude, 0))
+
+
+def count_doubles(values: Floats) -> tuple[Ints, Ints]:
+    """Bucket numbers of numeric values, ascending, and how often each came; NaN is left out.
+
+    The same as sorting :func:`bucket_codes`, by counting the top bits of all at once: 20 times as fast where there are
+    many values.
+    """
+    bits = np.ascontiguousarray(values).view(np.uint64)
+    counts = np.bincount((bits >> np.uint64(_MANTISSA_SHIFT)).view(np.int64), minlength=2 * _SIGN)
+    above, below = counts[:_SIGN], counts[_SIGN:]
+    # 1. Zeros share their top bits with the smallest doubles, infinities with some of those that are no numbers.
+    zeros = np.count_nonzero(values == 0) if above[0] or below[0] else 0
+    if zeros:
+        plus = np.count_nonzero(bits == 0)
+        above[0] -= plus
+        below[0] -= zeros - plus
+    for side, infinity in ((above, np.inf), (below, -np.inf)):
+        if side[_INFINITY]:
+            side[_INFINITY] = np.count_nonzero(values == infinity)
+        side[_INFINITY + 1 :] = 0
+    # 2. In the order of the values.
+    down, up = np.flatnonzero(below)[::-1], np.flatnonzero(above)
+    middle = np.zeros(1 if zeros else 0, dtype=np.int64)
+    codes = np.concatenate([-(down + 1), middle, up + 1])
+    return codes, np.concatenate([below[down], middle + zeros, above[up]])
 
 
 def bucket_values(codes: Ints, kind: Kind) -> Floats:
@@ -151,16 +182,36 @@ def factorize(columns: Sequence[npt.NDArray[Any]]) -> tuple[tuple[str, ...], Ite
     return tuple(texts), iter([lookup[codes] for lookup, (codes, _) in zip(lookups, pairs, strict=True)])
 
 
-def limb_sums(values: Floats, first: Ints) -> Ints:
+def limb_sums(values: Floats, first: Ints, most: float = np.inf) -> Ints:
     """Exact sums over runs of rows that start at `first`, shape (len(first), 3).
 
-    Each value is rounded to 2**-20 (and held within 2**68) before it is added, so that the order cannot show.
+    Each value is rounded to 2**-20 (and held within 2**68) before it is added, so that the order cannot show. Where no
+    magnitude is above `most` and that is little, fewer limbs do, to the same sums.
     """
-    rounded = np.rint(np.clip(values * _SUM_SCALE, -_SUM_LIMIT, _SUM_LIMIT))
+    scaled = values * _SUM_SCALE
+    bound = most * _SUM_SCALE
+    if bound * len(values) < _WHOLE_LIMIT:
+        whole = np.add.reduceat(np.rint(scaled, out=scaled).astype(np.int64), first)
+        return _limbs(whole)
+    if bound < _SUM_LIMIT and max(bound * 2.0**-_HALF_BITS, 2.0**_HALF_BITS) * len(values) < _WHOLE_LIMIT:
+        rounded = np.rint(scaled, out=scaled)
+        high = np.rint(rounded * 2.0**-_HALF_BITS)
+        rounded -= high * 2.0**_HALF_BITS  # exact: both are whole, and what is left has fewer bits
+        low_sum, high_sum = (np.add.reduceat(each.astype(np.int64), first) for each in (rounded, high))
+        shift = _HALF_BITS - _LIMB_BITS
+        rest = _LIMB_BITS - shift
+        raised = np.stack([np.zeros_like(high_sum), (high_sum & ((1 << rest) - 1)) << shift, high_sum >> rest], axis=-1)
+        return carry(_limbs(low_sum) + raised)
+    rounded = np.rint(np.clip(scaled, -_SUM_LIMIT, _SUM_LIMIT))
     top = np.floor(rounded * 2.0 ** (-2 * _LIMB_BITS))
-    rest = (rounded - top * 2.0 ** (2 * _LIMB_BITS)).astype(np.int64)  # exact: the low bits of one double
-    limbs = (rest & _LIMB_MASK, rest >> _LIMB_BITS, top.astype(np.int64))
+    rest_of = (rounded - top * 2.0 ** (2 * _LIMB_BITS)).astype(np.int64)  # exact: the low bits of one double
+    limbs = (rest_of & _LIMB_MASK, rest_of >> _LIMB_BITS, top.astype(np.int64))
     return carry(np.stack([np.add.reduceat(limb, first) for limb in limbs], axis=-1))
+
+
+def _limbs(whole: Ints) -> Ints:
+    """Canonical limbs of integers, shape (..., 3)."""
+    return np.stack([whole & _LIMB_MASK, (whole >> _LIMB_BITS) & _LIMB_MASK, whole >> (2 * _LIMB_BITS)], axis=-1)
 
 
 def carry(limbs: Ints) -> Ints:

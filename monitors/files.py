@@ -5,6 +5,7 @@ Segments are kept as tiles are: one row of the table of sketches each, so that t
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -189,10 +190,19 @@ def _batches(
     segments: Segments | None,
     tell: Callable[[int], object],
 ) -> Iterator[Sketches]:
-    for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=list(columns)):
+    for batch in _ahead(pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=list(columns))):
         at = segments.of(batch.column(segments.column)) if segments else np.zeros(batch.num_rows, np.int64)
         yield sketch_batch({name: _values(batch.column(name), kinds[name]) for name in kinds}, kinds, at, _SEGMENT_MS)
         tell(batch.num_rows)
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Each batch, while the next is being decoded."""
+    with ThreadPoolExecutor(1, "parquet") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _merged(parts: Iterator[Sketches]) -> Sketches | None:

@@ -38,6 +38,7 @@ from monitors.buckets import (
     bucket_codes,
     bucket_values,
     carry,
+    count_doubles,
     count_keys,
     factorize,
     hash_text,
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 CATEGORIES_MAX: Final = 4096
+_COUNTED_ROWS: Final = 1 << 12
 
 _PER_TILE: Final = ("tiles", "rows", "nulls", "other", "low", "high", "sums", "squares")
 
@@ -248,20 +250,35 @@ def sketch_batch(
     table = _empty(tile_ms, names, tuple(kinds[name] for name in names), tiles, rows)
     cells = np.repeat(np.arange(len(tiles)) * len(names), rows)
     texts, text_codes = factorize([columns[name] for name in names if kinds[name] == "categorical"])
-    keys = []
+    # Many rows of one tile are counted a column at a time; a sort of all columns at once is for the few of each tile.
+    counts_columns = len(tiles) == 1 and len(times) >= _COUNTED_ROWS
+    keys, counted = [], []
     for c, name in enumerate(names):
         text = kinds[name] == "categorical"
         values: npt.NDArray[Any] = next(text_codes) if text else np.asarray(columns[name], dtype=np.float64)
         values = values[order] if len(order) else values
         null = values < 0 if text else np.isnan(values)
-        if null.any():
+        some_null = bool(null.any())
+        if some_null:
             table.nulls[:, c] = np.add.reduceat(null, first, dtype=np.int64)
-        present = values[~null]
-        codes = present if text else bucket_codes(present, kinds[name])
-        keys.append(pack_keys(cells[~null] + c, codes.astype(np.int64)))
         if not text and len(values):
-            _fill_moments(table, c, values, null, first)
-    packed, counts = count_keys(np.concatenate(keys or [np.zeros(0, np.int64)]))
+            _fill_moments(table, c, values, null if some_null else None, first)
+        if counts_columns and kinds[name] == "numeric":
+            codes, counts = count_doubles(values)
+            keys.append(pack_keys(np.full(len(codes), c), codes))
+            counted.append(counts)
+            continue
+        present = values[~null] if some_null else values
+        codes = (present if text else bucket_codes(present, kinds[name])).astype(np.int64)
+        if counts_columns:
+            every = np.bincount(codes)
+            codes = np.flatnonzero(every)
+            keys.append(pack_keys(np.full(len(codes), c), codes))
+            counted.append(every[codes])
+        else:
+            keys.append(pack_keys((cells[~null] if some_null else cells) + c, codes))
+    packed = np.concatenate(keys or [np.zeros(0, np.int64)])
+    packed, counts = (packed, np.concatenate(counted)) if counted else count_keys(packed)
     return _prune(replace(table, keys=packed, counts=counts, vocabulary=texts))
 
 
@@ -273,15 +290,17 @@ def _empty(tile_ms: int, names: tuple[str, ...], kinds: tuple[Kind, ...], tiles:
     return Sketches(tile_ms, names, kinds, tiles, rows, nulls, other, low, high, sums, squares, none, none)
 
 
-def _fill_moments(table: Sketches, c: int, values: Floats, null: npt.NDArray[np.bool_], first: Ints) -> None:
-    """Extremes and exact sums of one column of a batch."""
-    plain = values + 0.0  # no minus zero: which of two zeros is the lower would depend on the order
-    table.low[:, c] = np.minimum.reduceat(np.where(null, np.inf, plain), first)
-    table.high[:, c] = np.maximum.reduceat(np.where(null, -np.inf, plain), first)
-    filled = np.where(null, 0.0, plain)
+def _fill_moments(table: Sketches, c: int, values: Floats, null: npt.NDArray[np.bool_] | None, first: Ints) -> None:
+    """Extremes and exact sums of one column of a batch; `null` says which of the values are none, if any."""
+    low, high = (values, values) if null is None else (np.where(null, each, values) for each in (np.inf, -np.inf))
+    # No minus zero: which of two zeros is the lower would depend on the order.
+    table.low[:, c] = np.minimum.reduceat(low, first) + 0.0
+    table.high[:, c] = np.maximum.reduceat(high, first) + 0.0
+    filled = values if null is None else np.where(null, 0.0, values)
+    most = float(max(-table.low[:, c].min(), table.high[:, c].max(), 0.0))
     with np.errstate(over="ignore"):  # a square beyond the doubles is held at the limit of the sums, like any other
-        table.sums[:, c] = limb_sums(filled, first)
-        table.squares[:, c] = limb_sums(filled * filled, first)
+        table.sums[:, c] = limb_sums(filled, first, most)
+        table.squares[:, c] = limb_sums(filled * filled, first, most * most)
 
 
 def merge(parts: Sequence[Sketches]) -> Sketches:

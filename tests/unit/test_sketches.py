@@ -129,3 +129,59 @@ def test_what_does_not_fit_is_refused():
         Sketches.from_bytes(one.to_bytes()[:-3])
     with pytest.raises(SketchError, match="'arrival'"):
         one.column("arrival")
+
+
+HOSTILE = [
+    0.0,
+    -0.0,
+    5e-324,
+    -5e-324,
+    2.2e-308,
+    -1e-310,
+    np.inf,
+    -np.inf,
+    np.nan,
+    -np.nan,
+    1.0,
+    -1.0,
+    1e-9,
+    1e300,
+    -1e17,
+]
+"""Doubles that share their top bits with others; a NaN below looks like an infinity there."""
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e7, 1e12, 1e18, 1e200])
+def test_many_rows_at_once_are_as_a_few_at_a_time(scale):
+    rng = np.random.default_rng(1)
+    bare_nan = np.array([0x7FF0000000000001, 0xFFF0000000000001], dtype=np.uint64).view(np.float64)
+    plain = scale * rng.standard_normal(20_000)
+    hostile = np.concatenate([plain, np.tile([*HOSTILE, *bare_nan], 9)])
+    rng.shuffle(hostile)
+    count = len(hostile)
+    columns = {
+        "plain": np.resize(plain, count),
+        "hostile": hostile,
+        "whole": rng.integers(-5, 5, count).astype(float),
+        "nothing": np.full(count, np.nan),
+        "score": rng.random(count),
+        "carrier": rng.choice(np.array(["UA", "B6", None], dtype=object), count),
+    }
+    kinds = dict.fromkeys(columns, "numeric") | {"score": "score", "carrier": "categorical"}
+    times = np.zeros(count, np.int64)
+    parts = [
+        sketch_batch({name: each[i : i + 1000] for name, each in columns.items()}, kinds, times[i : i + 1000], HOUR_MS)
+        for i in range(0, count, 1000)
+    ]
+    assert sketch_batch(columns, kinds, times, HOUR_MS).to_bytes() == merge(parts).to_bytes()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e12, 1e18, 1e22, 1e30])
+def test_sums_do_not_depend_on_what_is_said_of_their_size(scale):
+    values = scale * np.random.default_rng(2).standard_normal(30_000)
+    first = np.array([0, 10, 20_000])
+    told, untold = limb_sums(values, first, float(np.abs(values).max())), limb_sums(values, first)
+    assert told.tolist() == untold.tolist()
+    if scale <= 1e18:
+        exact = sum(Fraction(round(Fraction(each) * 2**20), 2**20) for each in values[:10].tolist())
+        assert limbs_to_float(told)[0] == float(exact)
