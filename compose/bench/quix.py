@@ -1,26 +1,18 @@
 """Quix Streams, run by ``uv`` in an environment of its own: the script beside this file, and what it wrote."""
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 from confluent_kafka import Message
 
+from compose.bench.apart import run_apart
 from compose.bench.payments import SCHEMA, Spans, make_topics
-from compose.local.home import PlatformError
 from jobs.reading import TopicReader
 
-__all__ = ["quix_program", "quix_seconds", "quix_values"]
+__all__ = ["quix_seconds", "quix_values"]
 
 PACKAGES = ("quixstreams==3.28.1", "fastavro>=1.13,<2")
-TIMEOUT_S = 900.0
-
-
-def quix_program() -> str | None:
-    """What runs a script in an environment of its own, where it is there."""
-    return shutil.which("uv")
 
 
 def quix_seconds(kafka: str, uv: str, folder: Path, topic: str, messages: int, spans: Spans, rows: str) -> float:
@@ -36,12 +28,7 @@ def quix_seconds(kafka: str, uv: str, folder: Path, topic: str, messages: int, s
         "slide_ms": spans.slide_s * 1000,
         "messages": messages,
     }
-    command = [uv, "run", "--quiet", "--no-project", "--isolated", *(f"--with={each}" for each in PACKAGES)]
-    command += ["python", "-I", "-W", "ignore", str(Path(__file__).with_name("quix_script.py")), json.dumps(order)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        raise PlatformError(f"Quix Streams failed: {done.stderr.strip()[-2000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    return float(run_apart(uv, PACKAGES, Path(__file__).with_name("quix_script.py"), order)["seconds"])
 
 
 def quix_values(kafka: str, rows: str) -> pd.DataFrame:

@@ -1,0 +1,253 @@
+"""Drift at speed: our sketches beside river's detectors, Evidently's report, and the clock.
+
+Every pair takes turns within each repetition. What is compared does what a user would have it do: river hears one value
+at a time of one column, Evidently is given two frames that pandas has read.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich import box
+from rich.table import Table
+from river.drift import ADWIN, KSWIN
+
+from compose.bench.online import Spread
+from compose.local.home import PlatformError
+from monitors.grid import Comparer
+from monitors.sketches import Kind, Sketches, merge, sketch_batch
+
+__all__ = ["Sizes", "measure", "tables"]
+
+HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+SEED = 7
+AIMS = {"river KSWIN": 200.0, "river ADWIN": 3.0, "Evidently": 20.0}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes
+    ----------
+    stream_rows, stream_columns : int
+        What our sketches read of the stream; of as many columns river's detectors hear fewer rows, since they take
+        seconds for thousands.
+    kswin_rows, adwin_rows : int
+    batch_rows : int
+        As Flink hands them to the scoring operator at full load.
+    file_rows, file_columns : int
+        Of each of two files.
+    features, segments, windows : int
+        Evaluated; each window has `window_rows` of each segment.
+    window_rows : int
+    repeat : int
+    """
+
+    stream_rows: int = 200_000
+    stream_columns: int = 50
+    kswin_rows: int = 1000
+    adwin_rows: int = 10_000
+    batch_rows: int = 10_000
+    file_rows: int = 3_000_000
+    file_columns: int = 100
+    features: int = 1000
+    segments: int = 20
+    windows: int = 1440
+    window_rows: int = 50
+    repeat: int = 3
+
+
+def measure(folder: Path, sizes: Sizes, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Everything the bench says.
+
+    Parameters
+    ----------
+    folder : Path
+        For two files; it has to hold 16 bytes a value of one.
+    sizes : Sizes
+    tell : callable
+        Told what is going on.
+    """
+    rates: list[dict[str, float]] = []
+    for number in range(sizes.repeat):
+        tell(f"Repetition {number + 1} of {sizes.repeat}: one core, beside river")
+        rates.append(one_core(sizes, SEED + number))
+    found: dict[str, Any] = {
+        "values_per_second": {name: Spread.of([each[name] for each in rates]) for name in rates[0]}
+    }
+    found["ratios"] = {
+        name: Spread.of([each["headwater"] / each[name] for each in rates]) for name in ("river KSWIN", "river ADWIN")
+    }
+    tell(f"Evaluating {sizes.features * sizes.segments * sizes.windows:,} cells")
+    found["grid"] = grid(sizes)
+    tell(f"Writing two files of {sizes.file_rows:,} rows and {sizes.file_columns} columns")
+    files = write_files(folder, sizes)
+    taken = []
+    for number in range(sizes.repeat):
+        tell(f"Repetition {number + 1} of {sizes.repeat}: two files")
+        ours = timed([sys.executable, "-m", "compose.cli", "drift", "compare", *map(str, files), "--json"])
+        tell(f"Repetition {number + 1} of {sizes.repeat}: the same files in Evidently")
+        taken.append(
+            (ours, timed([sys.executable, str(Path(__file__).with_name("evidently_script.py")), *map(str, files)]))
+        )
+    found["files"] = {
+        name: {"seconds": Spread.of([each[i][0] for each in taken]), "bytes": max(each[i][1] for each in taken)}
+        for i, name in enumerate(("headwater", "Evidently"))
+    }
+    found["ratios"]["Evidently"] = Spread.of([theirs[0] / ours[0] for ours, theirs in taken])
+    return found | {"sizes": sizes.__dict__}
+
+
+def one_core(sizes: Sizes, seed: int) -> dict[str, float]:
+    """Values a second, by name: 50 columns watched for PSI, KS and mean by the hour, or each by a detector of river."""
+    rng = np.random.default_rng(seed)
+    rows = rng.lognormal(2.0, 1.0, (sizes.stream_rows, sizes.stream_columns))
+    names = [f"f{i:02}" for i in range(sizes.stream_columns)]
+    kinds: dict[str, Kind] = dict.fromkeys(names, "numeric")
+    columns = [np.ascontiguousarray(each) for each in rows.T]
+    hour = np.arange(sizes.stream_rows) * 20 // sizes.stream_rows * HOUR_MS
+
+    def sketched(start: int, end: int) -> Sketches:
+        some = {name: each[start:end] for name, each in zip(names, columns, strict=True)}
+        return sketch_batch(some, kinds, hour[start:end], HOUR_MS)
+
+    comparer = Comparer(sketched(0, sizes.stream_rows // 2).collapse())
+    began = time.perf_counter()
+    ends = [*range(sizes.batch_rows, sizes.stream_rows, sizes.batch_rows), sizes.stream_rows]
+    table = merge([sketched(end - sizes.batch_rows, end) for end in ends])
+    judged = comparer.compare(table)
+    ours = rows.size / (time.perf_counter() - began)
+    assert judged.psi.shape == judged.mean.shape == (20, sizes.stream_columns)
+    return {
+        "headwater": ours,
+        "river KSWIN": _heard(columns, sizes.kswin_rows, lambda: KSWIN(seed=seed)),
+        "river ADWIN": _heard(columns, sizes.adwin_rows, ADWIN),
+    }
+
+
+def _heard(columns: Sequence[Any], rows: int, detector: Callable[[], Any]) -> float:
+    some = [each[:rows].tolist() for each in columns]
+    detectors = [detector() for _ in some]
+    began = time.perf_counter()
+    for values, each in zip(some, detectors, strict=True):
+        for value in values:
+            each.update(value)
+    return rows * len(some) / (time.perf_counter() - began)
+
+
+def grid(sizes: Sizes) -> dict[str, Any]:
+    """How long PSI, KS, mean and null rate of every feature, segment and window take; a few windows taken in turn."""
+    rng = np.random.default_rng(SEED)
+    names = [f"f{i:04}/s{j:02}" for i in range(sizes.features) for j in range(sizes.segments)]
+    kinds: dict[str, Kind] = dict.fromkeys(names, "numeric")
+
+    def window(rows: int, minute: int) -> Sketches:
+        values = rng.lognormal(2.0, 1.0, (len(names), rows))
+        return sketch_batch(dict(zip(names, values, strict=True)), kinds, np.full(rows, minute * MINUTE_MS), MINUTE_MS)
+
+    comparer = Comparer(window(1000, 0))
+    tables = [window(sizes.window_rows, minute) for minute in range(8)]
+    began, cells = time.perf_counter(), 0
+    for number in range(sizes.windows):
+        judged = comparer.compare(tables[number % len(tables)])
+        cells += judged.psi.size
+    seconds = time.perf_counter() - began
+    return {"cells": cells, "seconds": seconds, "buckets": int(np.mean([len(each.keys) for each in tables]))}
+
+
+def write_files(folder: Path, sizes: Sizes) -> tuple[Path, Path]:
+    """A reference, and the same with some columns moved; normal, skewed, counted and with nulls in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, shift in (("reference", 0.0), ("current", 0.1)):
+        rng = np.random.default_rng(SEED)
+        schema = pa.schema([(f"c{i:03}", pa.float64()) for i in range(sizes.file_columns)])
+        path = folder / f"{name}.parquet"
+        with pq.ParquetWriter(path, schema, compression="snappy") as writer:
+            for start in range(0, sizes.file_rows, 1 << 18):
+                rows = min(1 << 18, sizes.file_rows - start)
+                columns = [_column(rng, rows, i, shift if i % 10 == 0 else 0.0) for i in range(sizes.file_columns)]
+                writer.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
+        made.append(path)
+    return made[0], made[1]
+
+
+def _column(rng: np.random.Generator, rows: int, i: int, shift: float) -> Any:
+    if i % 4 == 0:
+        return rng.standard_normal(rows) + shift
+    if i % 4 == 1:
+        return rng.lognormal(2.0, 1.0, rows) * (1 + shift)
+    if i % 4 == 2:
+        return rng.poisson(30 * (1 + shift), rows).astype(float)
+    return np.where(rng.random(rows) < 0.05, np.nan, rng.exponential(50.0, rows))
+
+
+def timed(command: Sequence[str]) -> tuple[float, int]:
+    """Seconds and most bytes of memory of a process.
+
+    Raises
+    ------
+    PlatformError
+        Where it fails.
+    """
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise PlatformError(f"{' '.join(command)} failed: {said.strip()[-2000:]}")
+    return time.monotonic() - began, usage.ru_maxrss * 1024
+
+
+def tables(found: dict[str, Any]) -> list[Table]:
+    """For people."""
+    sizes, grid_told = found["sizes"], found["grid"]
+    title = (
+        f"One core, {sizes['stream_columns']} columns: PSI, KS and mean by the hour beside one detector a column; "
+        "median, least to most"
+    )
+    rates = _table(title, "way", "values a second", "spread")
+    for name, rate in found["values_per_second"].items():
+        rates.add_row(name, f"{rate.middle:,.0f}", f"{rate.least:,.0f} to {rate.most:,.0f}")
+    rates.caption = (
+        f"{grid_told['cells']:,} cells ({sizes['features']:,} features x {sizes['segments']} segments x "
+        f"{sizes['windows']:,} windows, {grid_told['buckets']:,} buckets a window) evaluated in "
+        f"{grid_told['seconds']:.1f} s."
+    )
+    rates.caption_justify = "left"
+    files = _table(
+        f"Two files of {sizes['file_rows']:,} rows and {sizes['file_columns']} columns",
+        "way",
+        "seconds",
+        "spread",
+        "GB",
+    )
+    for name, each in found["files"].items():
+        taken = each["seconds"]
+        files.add_row(
+            name, f"{taken.middle:.1f}", f"{taken.least:.1f} to {taken.most:.1f}", f"{each['bytes'] / 1e9:.2f}"
+        )
+    ratios = _table("Against each other, within each repetition", "against", "times", "spread", "at least", "")
+    for name, ratio in found["ratios"].items():
+        met = "met" if ratio.middle >= AIMS[name] else "missed"
+        ratios.add_row(name, f"{ratio.middle:,.1f}", f"{ratio.least:,.1f} to {ratio.most:,.1f}", f"{AIMS[name]:g}", met)
+    return [rates, files, ratios]
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return table
