@@ -23,8 +23,10 @@ __all__ = [
     "ControlLog",
     "Evidence",
     "Incident",
+    "first_model",
     "fold",
     "milliseconds",
+    "promotions",
     "read_control",
     "story",
 ]
@@ -229,3 +231,22 @@ def _evidence(entries: list[dict[str, Any]]) -> tuple[Evidence, ...]:
 
 def _in_milliseconds(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: milliseconds(value) if isinstance(value, datetime) else value for name, value in record.items()}
+
+
+def promotions(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Model versions in the order they took over: ``version``, ``from_ms``, ``incident_id``, ``uri``."""
+    changes = {
+        (each["version"], milliseconds(each["event_time"])): each
+        for each in records["models.control"]
+        if each["action"] != "hold" and each["version"] != "prior"
+    }
+    return [
+        {"version": version, "from_ms": from_ms, "incident_id": each["incident_id"], "uri": each["uri"]}
+        for (version, from_ms), each in sorted(changes.items(), key=lambda change: change[0][1])
+    ]
+
+
+def first_model(records: dict[str, list[dict[str, Any]]]) -> tuple[str, str, int] | None:
+    """Version, directory and first event time (UTC epoch ms) of the first trained model; None before there is one."""
+    trained = [each for each in promotions(records) if each["uri"]]
+    return (trained[0]["version"], trained[0]["uri"], trained[0]["from_ms"]) if trained else None

@@ -3,12 +3,9 @@
 import math
 from typing import Any
 
-from confluent_kafka import Message
-
-from compose.control import WINDOWS_TOPIC, milliseconds
-from jobs.reading import TopicReader
-from schemas.codec import Codec, DecodeError
-from schemas.topics import DAY_MS, TOPICS
+from compose.control import milliseconds
+from compose.estimates import ESTIMATE, Estimates, Windows
+from schemas.topics import DAY_MS
 
 __all__ = ["Heatmap"]
 
@@ -22,22 +19,30 @@ class Heatmap:
     ----------
     kafka : str
         ``host:port``.
+
+    Attributes
+    ----------
+    windows : int
+        Read so far.
+    estimates : Estimates
+        Of the windows that judge nothing and tell how well the model is likely to do.
     """
 
     def __init__(self, kafka: str) -> None:
         self.windows = 0
-        self._codec = Codec(TOPICS[WINDOWS_TOPIC].schema, TOPICS[WINDOWS_TOPIC].schema_id)
-        self._reader = TopicReader(kafka, [WINDOWS_TOPIC])
+        self.estimates = Estimates()
+        self._windows = Windows(kafka)
         self._cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
         self._first_ms: int | None = None
 
     def refresh(self) -> None:
         """Read the windows that came since the last call."""
-        self._reader.read(self._take)
+        for each in self._windows.news():
+            self._add(each)
 
     def close(self) -> None:
         """Leave the broker."""
-        self._reader.close()
+        self._windows.close()
 
     def as_dict(self) -> dict[str, Any]:
         """``weeks`` (starts, UTC epoch ms) and ``rows``: monitor, column, peak, and a cell a week or None.
@@ -62,18 +67,11 @@ class Heatmap:
         rows.sort(key=lambda row: (-row["peak"], row["monitor"], row["column"]))
         return {"weeks": [self._first_ms + week * WEEK_MS for week in span], "rows": rows, "windows": self.windows}
 
-    def _take(self, messages: list[Message]) -> None:
-        for each in messages:
-            value = each.value()
-            if value is None:
-                continue
-            try:
-                self._add(self._codec.decode(value))
-            except DecodeError:
-                continue
-
     def _add(self, window: dict[str, Any]) -> None:
         self.windows += 1
+        if window["monitor"] == ESTIMATE:
+            self.estimates.add(window)
+            return
         if self._first_ms is None:
             self._first_ms = milliseconds(window["window_start"]) // DAY_MS * DAY_MS
         week = (milliseconds(window["window_end"]) - 1 - self._first_ms) // WEEK_MS

@@ -25,14 +25,14 @@ import numpy as np
 import pandas as pd
 from clickhouse_connect.driver.client import Client
 
-from compose.control import ControlLog, Incident, fold, milliseconds
+from compose.control import ControlLog, Incident, first_model, fold, milliseconds, promotions
 from compose.finite import finite
 from compose.heatmap import Heatmap
 from compose.live import Live
 from compose.performance import Performance, Scored
 from monitors.dashboard import FILES
 
-__all__ = ["Endpoints", "Page", "first_model", "main", "promotions", "spans"]
+__all__ = ["Endpoints", "Page", "main", "spans"]
 
 HOST = "127.0.0.1"
 LOOKING_S = 15.0
@@ -127,8 +127,10 @@ class Page:
         self._looked = time.monotonic()
         self._wake.set()
         model = first_model(self.records())
+        self.drift()
         return {
             "bucket_days": bucket_days,
+            "estimates": self._heatmap.estimates.series(),
             "buckets": self._performance.series(bucket_days),
             "overall": self._performance.overall(),
             "frozen_version": model[0] if model else None,
@@ -218,25 +220,6 @@ def _scorer(version: str, uri: str) -> Callable[[pd.DataFrame], Any]:
         return scorer.score(frame, np.full(rows, version, object), np.full(rows, uri, object), np.zeros(rows))
 
     return score
-
-
-def promotions(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Model versions in the order they took over: ``version``, ``from_ms``, ``incident_id``, ``uri``."""
-    changes = {
-        (each["version"], milliseconds(each["event_time"])): each
-        for each in records["models.control"]
-        if each["action"] != "hold" and each["version"] != "prior"
-    }
-    return [
-        {"version": version, "from_ms": from_ms, "incident_id": each["incident_id"], "uri": each["uri"]}
-        for (version, from_ms), each in sorted(changes.items(), key=lambda change: change[0][1])
-    ]
-
-
-def first_model(records: dict[str, list[dict[str, Any]]]) -> tuple[str, str, int] | None:
-    """Version, directory and first event time (UTC epoch ms) of the first trained model; None before there is one."""
-    trained = [each for each in promotions(records) if each["uri"]]
-    return (trained[0]["version"], trained[0]["uri"], trained[0]["from_ms"]) if trained else None
 
 
 def spans(incidents: Sequence[Incident]) -> list[dict[str, Any]]:

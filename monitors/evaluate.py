@@ -11,6 +11,8 @@ features     day        7 days                          traffic unlike the refer
 performance  day        7 days of arrived labels        losses unlike those of the reference
 sequential   day        every day since the version     a rise of the daily loss, by river's ADWIN
 ===========  =========  ==============================  =======================================================
+
+With the days' windows comes one of ``estimate``, which judges nothing: it tells how well the model is likely to do.
 """
 
 import hashlib
@@ -27,6 +29,7 @@ import numpy.typing as npt
 from monitors import checkpoint
 from monitors.buckets import Kind
 from monitors.detectors import SequentialDetector
+from monitors.estimates import Estimate
 from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
 from monitors.matching import Match, Matcher
 from monitors.reference import Reference
@@ -38,6 +41,7 @@ from monitors.watchers import (
     Tally,
     Window,
     data_window,
+    estimate_window,
     feature_window,
     performance_window,
     tally,
@@ -292,13 +296,19 @@ class ModelMonitor:
         days = reference.window_days if reference is not None else 7
         start = end - days * DAY_MS
         full = reference is not None and start >= track.since // DAY_MS * DAY_MS
+        estimates: tuple[Estimate, ...] = ()
+        if reference is not None and full and track.days is not None:
+            losses = track.losses.between(start, end) if track.losses is not None else None
+            told, estimates = estimate_window(track.days.between(start, end), losses, reference, self.settings.rows_min)
+            windows.append(Window(self.model, version, "estimate", start, end, told))
         for monitor in MONITORS:
             results: tuple[Result, ...] = ()
             finding = Finding(None)
             if monitor == "data" and reference is not None:
                 continue
             if reference is not None and monitor == "features" and full and track.days is not None:
-                results, finding = feature_window(track.days.between(start, end), reference, self.settings.rows_min)
+                asked = track.days.between(start, end)
+                results, finding = feature_window(asked, reference, self.settings.rows_min, estimates)
             elif reference is not None and monitor == "performance" and full and track.losses is not None:
                 results, finding = performance_window(
                     track.losses.between(start, end), reference, self.settings.rows_min

@@ -11,11 +11,12 @@ import fastavro
 import numpy as np
 
 from monitors.buckets import Floats, Ints, Kind
+from monitors.estimates import Estimator, Usual
 from monitors.sketches import ColumnSketch, Sketches
 
 __all__ = ["Activity", "ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 HOUR_MS: Final = 3_600_000
 Role = Literal["monitored", "context"]
 
@@ -151,6 +152,8 @@ class Reference:
     losses : tuple of Null
         Of the mean of each loss column over a window of `window_days`.
     window_days : int
+    estimator : Estimator
+        What the model's scores say of how well it does.
     """
 
     model: str
@@ -161,6 +164,7 @@ class Reference:
     nulls: Mapping[str, tuple[Null, ...]]
     losses: tuple[Null, ...]
     window_days: int
+    estimator: Estimator
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -191,6 +195,10 @@ class Reference:
             "columns": [{"name": n, **asdict(s), "nulls": _records(self.nulls.get(n, ()))}
                         for n, s in sorted(self.columns.items())],
             "losses": _records(self.losses),
+            "chances": self.estimator.chances.astype("<f8").tobytes(),
+            "wander": list(self.estimator.wander),
+            "usual_labels": self.estimator.labels,
+            "usual": [asdict(each) for each in self.estimator.usual],
             "merged": self.merged.to_bytes(),
             **{name: getattr(self.profile, name).astype("<f8").tobytes() for name in _PROFILE},
         }  # fmt: skip
@@ -236,6 +244,14 @@ _COLUMN: Final[dict[str, Any]] = {
         {"name": "nulls", "type": {"type": "array", "items": _NULL}},
     ],
 }
+_USUAL: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Usual",
+    "fields": [
+        {"name": "measure", "type": "string"},
+        *({"name": name, "type": "double"} for name in ("value", "blind", "corrected")),
+    ],
+}
 SCHEMA: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Reference",
@@ -247,6 +263,10 @@ SCHEMA: Final[dict[str, Any]] = {
         {"name": "window_days", "type": "int"},
         {"name": "columns", "type": {"type": "array", "items": _COLUMN}},
         {"name": "losses", "type": {"type": "array", "items": "Null"}},
+        {"name": "chances", "type": "bytes", "doc": "Little-endian doubles."},
+        {"name": "wander", "type": {"type": "array", "items": "double"}},
+        {"name": "usual_labels", "type": "double"},
+        {"name": "usual", "type": {"type": "array", "items": _USUAL}},
         {"name": "merged", "type": "bytes", "doc": "monitors.sketch_codec"},
         *({"name": name, "type": "bytes", "doc": "Little-endian doubles."} for name in _PROFILE),
     ],
@@ -270,4 +290,10 @@ def _rebuild(record: Any) -> Reference:
         nulls={c["name"]: tuple(Null(**null) for null in c["nulls"]) for c in record["columns"]},
         losses=tuple(Null(**null) for null in record["losses"]),
         window_days=record["window_days"],
+        estimator=Estimator(
+            chances=np.frombuffer(record["chances"], "<f8"),
+            wander=(record["wander"][0], record["wander"][1]),
+            labels=record["usual_labels"],
+            usual=tuple(Usual(**each) for each in record["usual"]),
+        ),
     )

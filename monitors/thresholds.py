@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints
+from monitors.estimates import build_estimator
 from monitors.reference import Activity, ColumnSpec, Null, Profile, Reference, UnusableReferenceError
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup
@@ -108,6 +109,7 @@ def build_reference(
             f"expected at least {2 * settings.window_days} days to draw windows of {settings.window_days} days from, "
             f"got {len(days.tiles)} with requests and {len(loss_days.tiles)} with labels"
         )
+    inside = draw_windows(loss_days.tiles // DAY_MS, settings, np.random.default_rng(seed))
     return Reference(
         model=model,
         version=version,
@@ -115,8 +117,9 @@ def build_reference(
         merged=features.collapse(),
         profile=_profile(columns, features, losses, settings),
         nulls=_distance_nulls(columns, days, np.random.default_rng(seed), settings),
-        losses=_loss_nulls(loss_days, np.random.default_rng(seed), settings),
+        losses=_loss_nulls(loss_days, inside, settings),
         window_days=settings.window_days,
+        estimator=build_estimator(loss_days, inside),
     )
 
 
@@ -194,8 +197,7 @@ def _log_normal(statistic: str, values: Floats, z: float, floor: float) -> Null:
     return Null(statistic, center, spread, -np.inf, high, logarithmic=True)
 
 
-def _loss_nulls(days: Sketches, random: np.random.Generator, settings: Calibration) -> tuple[Null, ...]:
-    inside = draw_windows(days.tiles // DAY_MS, settings, random)
+def _loss_nulls(days: Sketches, inside: Ints, settings: Calibration) -> tuple[Null, ...]:
     tests = len(LOSSES) * 365 / settings.window_days
     tail = min(settings.false_alarms_a_year / tests, 0.5)
     nulls = []

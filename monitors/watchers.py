@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints, bucket_values
+from monitors.estimates import Estimate, Outcomes, histogram
 from monitors.incidents import Evidence, Finding, Severity
 from monitors.reference import Activity, Null, Reference
 from monitors.sketches import ColumnSketch, Sketches
@@ -20,6 +21,7 @@ __all__ = [
     "Tally",
     "Window",
     "data_window",
+    "estimate_window",
     "feature_window",
     "performance_window",
     "tally",
@@ -304,11 +306,51 @@ def _scale(reference: ColumnSketch, current: ColumnSketch) -> float:
     return median_magnitude(current) / usual if usual > 0 else 0.0
 
 
-def feature_window(window: Sketches, reference: Reference, rows_min: int) -> tuple[tuple[Result, ...], Finding]:
+def estimate_window(
+    window: Sketches, losses: Sketches | None, reference: Reference, rows_min: int
+) -> tuple[tuple[Result, ...], tuple[Estimate, ...]]:
+    """How well the model is likely to have done in some days, by its scores and by the labels that have come so far.
+
+    Each measure is ``estimated`` by the scores alone, ``corrected`` by those labels and ``realised`` by them alone;
+    what ends in ``_low`` and ``_high`` bounds it in 95 of 100 windows. The threshold is what was usual in the
+    reference. It never fires: what traffic is likely to cost is for the alerts of the monitor of features to tell.
+    """
+    names = [name for name, kind in reference.kinds.items() if kind == "score"]
+    rows = int(window.rows.sum())
+    if not names or rows < rows_min:
+        return (), ()
+    scores = histogram(window.collapse().column(names[0]))
+    nothing = np.zeros_like(scores)
+    arrived = Outcomes.of(losses) if losses is not None and len(losses.tiles) else Outcomes(nothing, nothing)
+    estimates = reference.estimator.estimate(scores, arrived)
+    labels, results = int(arrived.total), []
+    for each in estimates:
+        told = {"estimated": each.blind, "corrected": each.corrected, "realised": (each.realised,)}
+        for statistic, values in told.items():
+            for end, value in zip(("", "_low", "_high"), values, strict=False):
+                if not math.isnan(value):
+                    count = rows if statistic == "estimated" else labels
+                    results.append(Result(each.measure, "", statistic + end, value, each.usual, None, count, False))
+    return tuple(results), estimates
+
+
+def _likely(estimates: Sequence[Estimate]) -> tuple[str, float | None]:
+    """What traffic is likely to cost: in words, and by how much the log loss rises."""
+    found = {each.measure: each for each in estimates}
+    if "auc" not in found or math.isnan(found["auc"].corrected[0]):
+        return "", None
+    value, low, high = found["auc"].corrected
+    words = f" By its scores its AUC is {value:.3f} ({low:.3f} to {high:.3f}) where {found['auc'].usual:.3f} was usual."
+    return words, max(found["log_loss"].corrected[0] - found["log_loss"].usual, 0.0)
+
+
+def feature_window(
+    window: Sketches, reference: Reference, rows_min: int, estimates: Sequence[Estimate] = ()
+) -> tuple[tuple[Result, ...], Finding]:
     """Judge some days of traffic: every column by every distance that the reference has thresholds for.
 
     `window` is in tiles of a day. Where a day is missing, or has less than a quarter of the usual traffic, nothing is
-    judged: a week without its Sunday is unlike any week for that reason alone.
+    judged: a week without its Sunday is unlike any week for that reason alone. `estimates` are of the same days.
     """
     whole, results = window.collapse(), []
     rows = int(whole.rows.sum())
@@ -332,8 +374,9 @@ def feature_window(window: Sketches, reference: Reference, rows_min: int) -> tup
         return tuple(results), Finding(False)
     evidence = _weigh([(each.column, each.statistic, each.value, each.threshold) for each in worst])
     names = ", ".join(list(dict.fromkeys(each.column for each in evidence))[:3])
-    summary = f"Traffic differs from what version {reference.version} was trained on, most of all in {names}."
-    return tuple(results), Finding(True, "warning", "world", summary, evidence)
+    words, harm = _likely(estimates)
+    summary = f"Traffic differs from what version {reference.version} was trained on, most of all in {names}.{words}"
+    return tuple(results), Finding(True, "warning", "world", summary, evidence, harm)
 
 
 def performance_window(losses: Sketches, reference: Reference, rows_min: int) -> tuple[tuple[Result, ...], Finding]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from compose.commands.target import running_platform
 from compose.local.home import Home
 
 __all__ = ["command"]
@@ -79,8 +80,8 @@ def features(events: int, repeat: int, as_json: bool) -> None:
     timed. Then keys that are skewed, the size of the state, and how long an event takes to be a readable value. Quix
     Streams runs by `uv` in an environment of its own.
     """
+    from compose.bench.apart import uv_program
     from compose.bench.features import Sizes, measure
-    from compose.bench.quix import quix_program
     from compose.bench.report import tables
     from compose.local.platform import Platform, local_services
 
@@ -89,11 +90,64 @@ def features(events: int, repeat: int, as_json: bool) -> None:
     shutil.rmtree(home.root, ignore_errors=True)
     try:
         with console.status("Starting") as status, Platform(home, services=local_services).running() as platform:
-            if (uv := quix_program()) is None:
+            if (uv := uv_program()) is None:
                 console.print("No uv on the path: Quix Streams is left out.")
             found = measure(platform, uv, Sizes(events, repeat), status.update)
     finally:
         shutil.rmtree(home.root, ignore_errors=True)
+    _show(console, tables(found), found, as_json)
+
+
+@command.command()
+@click.option("--rows", type=click.IntRange(min=1000), default=3_000_000, show_default=True, help="Rows of each file.")
+@click.option("--columns", type=click.IntRange(min=1), default=100, show_default=True, help="Columns of each file.")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is measured."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+def drift(rows: int, columns: int, repeat: int, as_json: bool) -> None:
+    """Measure drift at speed, beside river and Evidently.
+
+    Columns of a stream on one core, beside one detector of river for each; a day of minutes of a thousand features in
+    twenty segments; and two files, beside Evidently on the same. Evidently takes minutes for files of the default size.
+    """
+    from compose.bench.drift import Sizes, measure, tables
+
+    console = Console(stderr=as_json)
+    folder = Home.find().path("bench-drift")
+    try:
+        with console.status("Measuring") as status:
+            found = measure(folder, Sizes(file_rows=rows, file_columns=columns, repeat=repeat), status.update)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _show(console, tables(found), found, as_json)
+
+
+@command.command()
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is measured."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+def estimates(repeat: int, as_json: bool) -> None:
+    """Measure how well the AUC is told before labels, beside NannyML.
+
+    On the flights of a platform that runs, as `headwater demo --keep` leaves it. The first trained model scores all of
+    them. Its first four weeks, with their labels, are the reference of both; of every week after, both are given the
+    scores alone, and are compared with what the labels say. NannyML runs by `uv` in an environment of its own.
+    """
+    from compose.bench.apart import uv_program
+    from compose.bench.estimates import measure, tables
+
+    console = Console(stderr=as_json)
+    _, platform = running_platform()
+    folder = Home.find().path("bench-estimates")
+    try:
+        with console.status("Scoring") as status:
+            if (uv := uv_program()) is None:
+                console.print("No uv on the path: NannyML is left out.")
+            found = measure(platform.endpoints, folder, uv, repeat, status.update)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     _show(console, tables(found), found, as_json)
 
 

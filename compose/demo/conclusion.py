@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from compose.control import milliseconds, read_control
+from compose.control import first_model, read_control
 from compose.demo.ledger import count
 from compose.demo.rival import Rival
 from compose.demo.summary import Summary, summarize
@@ -19,7 +19,7 @@ from jobs.parity import verify
 from jobs.reading import client_of
 from jobs.serving import Scorer
 
-__all__ = ["conclude", "failure", "first_model"]
+__all__ = ["conclude", "failure"]
 
 
 def conclude(
@@ -52,7 +52,7 @@ def conclude(
     at = platform.endpoints
     client = client_of(at.clickhouse)
     ledger = count(at.kafka, client, sent=sent, progress=lambda name: progress(f"counting {name}"))
-    found = first_model(at.kafka)
+    found = first_model(read_control(at.kafka))
     verification = verify(client, at.kafka, load_repo(REPO), mode, progress=progress) if mode else None
     progress("training a model on the first half of the year, to compare with")
     half_year, split_ms = rival.result()
@@ -60,8 +60,8 @@ def conclude(
         at.kafka,
         client,
         ledger,
-        frozen=score_of(found[0]) if found else None,
-        frozen_from_ms=found[1] if found else None,
+        frozen=score_of(found[1]) if found else None,
+        frozen_from_ms=found[2] if found else None,
         half_year=half_year,
         split_ms=split_ms,
         seconds=seconds,
@@ -81,14 +81,6 @@ def score_of(directory: str) -> Score:
         return scorer.score(frame, np.full(count, Path(directory).name), np.full(count, directory), none)
 
     return score
-
-
-def first_model(kafka: str) -> tuple[str, int] | None:
-    """Directory of the first trained model and the event time from which it answered; None while there is none."""
-    for each in read_control(kafka)["models.control"]:
-        if each["action"] == "promote":
-            return str(each["uri"]), milliseconds(each["event_time"])
-    return None
 
 
 def failure(summary: Summary) -> str:

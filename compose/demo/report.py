@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -64,6 +65,20 @@ def render(summary: Summary, console: Console) -> None:
     _incidents(summary, console)
     console.print()
     _performance(summary.comparison, console)
+    if told := _estimates(summary.estimates):
+        console.print(told)
+
+
+def _estimates(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["estimated"]["correlation"] is None:
+        return ""
+    how = {name: found[name] for name in ("estimated", "corrected")}
+    told = [
+        f"{title} {each['correlation']:.2f} correlated and {each['mean_absolute_error']:.4f} off, its range right in "
+        f"{each['held']:.0%}"
+        for title, each in zip(("by scores alone", "corrected by labels so far"), how.values(), strict=True)
+    ]
+    return f"[bold]AUC before its labels[/], over {found['windows']} windows of a week: {'; '.join(told)}."
 
 
 def _ages(age_seconds: Mapping[str, Mapping[str, float]]) -> str:

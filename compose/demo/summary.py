@@ -21,6 +21,7 @@ from clickhouse_connect.driver.client import Client
 
 from compose.control import Incident, fold, milliseconds, read_control
 from compose.demo.ledger import Ledger
+from compose.estimates import read_estimates
 from compose.performance import Score, brief, input_columns, labelled
 from jobs.parity import Verification
 
@@ -98,6 +99,9 @@ class Summary:
         See :func:`digest`.
     verification : Verification, optional
         Logged features against an independent computation, where that was asked for.
+    estimates : dict, optional
+        How close the AUC expected without labels came to that of the labels, see
+        :meth:`compose.estimates.Estimates.tracking`.
     """
 
     ledger: Ledger
@@ -107,6 +111,7 @@ class Summary:
     replay_seconds: float
     predictions_digest: str = ""
     verification: Verification | None = None
+    estimates: dict[str, Any] | None = None
 
     @property
     def events_per_second(self) -> float:
@@ -135,6 +140,7 @@ class Summary:
             "replay_seconds": round(self.replay_seconds, 3),
             "predictions_digest": self.predictions_digest,
             "verification": self.verification.as_dict() if self.verification else None,
+            "estimates": self.estimates,
             "events_per_second": round(self.events_per_second, 1),
         }
 
@@ -256,7 +262,16 @@ def summarize(
     """
     progress("judging live and frozen models on the same requests")
     comparison = compare(client, frozen, frozen_from_ms, half_year, split_ms)
-    return Summary(ledger, comparison, read_incidents(kafka), seconds, replay_seconds, digest(client), verification)
+    return Summary(
+        ledger,
+        comparison,
+        read_incidents(kafka),
+        seconds,
+        replay_seconds,
+        digest(client),
+        verification,
+        read_estimates(kafka).tracking(),
+    )
 
 
 @dataclass

@@ -121,7 +121,7 @@ function drawPerformance() {
     return;
   }
   const view = frame(host, 40);
-  const common = { points, swaps: told.promotions, quarantines: told.quarantines, priorUntil: told.frozen_from_ms ?? now, now, height: view.ends ? 190 : 168 };
+  const common = { points, estimates: told.estimates, swaps: told.promotions, quarantines: told.quarantines, priorUntil: told.frozen_from_ms ?? now, now, height: view.ends ? 190 : 168 };
   const charts = [
     measure(view, { ...common, name: "auc", title: "AUC", hint: "higher is better", digits: 3 }),
     measure(view, { ...common, name: "logloss", title: "Log loss", hint: "nats, lower is better", digits: 3 }),
@@ -131,6 +131,7 @@ function drawPerformance() {
   host.replaceChildren(...charts, h("ul", { class: "legend" },
     h("li", {}, key(s("path", { class: "live", d: "M0,6h22" })), "live: the model in charge"),
     h("li", {}, key(s("path", { class: "frozen", d: "M0,6h22" })), frozen),
+    told.estimates.length > 0 && h("li", {}, key(s("rect", { class: "band", width: 22, height: 12 }), s("path", { class: "expected", d: "M0,6h22" })), "live, expected of the week before any label"),
     h("li", {}, key(s("path", { class: "flag", d: "M4,0h14v12h-14z" })), "a new model takes over"),
     told.quarantines.length > 0 && h("li", {}, key(hatching("hatch-key"), s("rect", { fill: "url(#hatch-key)", width: 22, height: 12 })), "faulty data, kept out of training")));
   const of = told.overall?.count ? `${number(told.overall.count)} labelled requests rescored.` : "Frozen is rescored in the background, week by week.";

@@ -105,8 +105,23 @@ export function hatching(id) {
 
 // ---- charts
 
+/** Estimates without labels: runs of windows that follow one another, each as a band and a line. */
+function expected(estimates, name, x, y) {
+  const known = estimates.filter((each) => each[name]?.estimated !== undefined);
+  const runs = known.reduce((found, each) => {
+    const last = found.at(-1);
+    if (last && last.at(-1).version === each.version && each.end_ms - last.at(-1).end_ms < 1.5 * DAY) last.push(each);
+    else found.push([each]);
+    return found;
+  }, []);
+  const at = (each, which) => `${x((each.start_ms + each.end_ms) / 2).toFixed(1)},${y(each[name][which]).toFixed(1)}`;
+  return runs.map((run) => s("g", {},
+    s("path", { class: "band", d: `M${[...run.map((each) => at(each, "estimated_high")), ...run.toReversed().map((each) => at(each, "estimated_low"))].join("L")}Z` }),
+    s("path", { class: "expected", d: `M${run.map((each) => at(each, "estimated")).join("L")}` })));
+}
+
 /** Lines of one measure, live against frozen, in a frame that all charts over event time share. */
-export function measure(view, { name, title, hint, digits, points, swaps, quarantines, priorUntil, now, height }) {
+export function measure(view, { name, title, hint, digits, points, estimates, swaps, quarantines, priorUntil, now, height }) {
   const top = view.ends ? 22 : 40, bottom = height - 24;
   const shown = points.filter((each) => each.start_ms >= (priorUntil ?? 0) - DAY);
   const known = (shown.length ? shown : points)
@@ -144,6 +159,7 @@ export function measure(view, { name, title, hint, digits, points, swaps, quaran
     s("text", { class: "title", x: 0, y: view.ends ? top + 11 : 14 }, title,
       s("tspan", { class: "hint", ...(view.ends ? { x: 0, dy: 18 } : { dx: 7 }) }, hint)),
     s("g", { "clip-path": `url(#${clip})` },
+      expected(estimates, { logloss: "log_loss" }[name] ?? name, x, y),
       between && s("path", { class: "gain", d: between }),
       s("path", { class: "frozen", d: path("frozen") }),
       s("path", { class: "live", d: path("live") })),

@@ -7,11 +7,14 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import clickhouse_connect
 import pytest
@@ -401,3 +404,21 @@ def test_the_champion_is_the_version_that_answers_at_the_time():
     assert champion_at(9, told) is None
     assert champion_at(19, told) == {"version": "1", "uri": "u1"}
     assert champion_at(20, told) == {"version": "2", "uri": "u2"}
+
+
+def test_alerts_are_read_by_the_consumer_of_the_readme(loop, tmp_path):
+    """In a folder with nothing of ours but the published schema."""
+    root = Path(__file__).parents[2]
+    (found,) = re.findall(r"```python\n(.*?drift\.alerts.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    assert "from schemas" not in found
+    found = found.replace("127.0.0.1:9092", loop.kafka).replace("on-call", loop.model)
+    (tmp_path / "schemas/avro").mkdir(parents=True)
+    shutil.copy(root / "schemas/avro/drift.alerts.avsc", tmp_path / "schemas/avro")
+    loop.alert(40, f"readme-{loop.model}")
+    with (tmp_path / "said").open("w") as out:
+        reader = subprocess.Popen([sys.executable, "-I", "-u", "-c", found], cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        wanted = "opened critical world The model no longer fits its labels."
+        loop.until(lambda: wanted in (tmp_path / "said").read_text())
+    finally:
+        loop.kill(reader)

@@ -13,9 +13,9 @@ import pytest
 from sklearn.metrics import log_loss as reference_log_loss
 from sklearn.metrics import roc_auc_score
 
-from compose.control import fold
+from compose.control import first_model, fold, promotions
 from compose.live import Rates
-from compose.page import STATIC, Endpoints, Page, PageServer, first_model, promotions, spans
+from compose.page import STATIC, Endpoints, Page, PageServer, spans
 from compose.performance import auc, brief, log_loss
 from monitors.dashboard import FILES
 
