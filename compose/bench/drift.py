@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich import box
 from rich.table import Table
 from river.drift import ADWIN, KSWIN
 
-from compose.bench.online import Spread
+from compose.bench.spread import Spread, plain_table
 from compose.local.home import PlatformError
 from monitors.grid import Comparer
 from monitors.sketches import Kind, Sketches, merge, sketch_batch
@@ -177,7 +176,7 @@ def write_files(folder: Path, sizes: Sizes) -> tuple[Path, Path]:
             for start in range(0, sizes.file_rows, 1 << 18):
                 rows = min(1 << 18, sizes.file_rows - start)
                 columns = [_column(rng, rows, i, shift if i % 10 == 0 else 0.0) for i in range(sizes.file_columns)]
-                writer.write_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
+                writer.writeplain_table(pa.Table.from_arrays([pa.array(each) for each in columns], schema=schema))
         made.append(path)
     return made[0], made[1]
 
@@ -218,16 +217,16 @@ def tables(found: dict[str, Any]) -> list[Table]:
         f"One core, {sizes['stream_columns']} columns: PSI, KS and mean by the hour beside one detector a column; "
         "median, least to most"
     )
-    rates = _table(title, "way", "values a second", "spread")
+    rates = plain_table(title, "way", "values a second", "spread")
     for name, rate in found["values_per_second"].items():
-        rates.add_row(name, f"{rate.middle:,.0f}", f"{rate.least:,.0f} to {rate.most:,.0f}")
+        rates.add_row(name, f"{rate.middle:,.0f}", rate.ends(",.0f"))
     rates.caption = (
         f"{grid_told['cells']:,} cells ({sizes['features']:,} features x {sizes['segments']} segments x "
         f"{sizes['windows']:,} windows, {grid_told['buckets']:,} buckets a window) evaluated in "
         f"{grid_told['seconds']:.1f} s."
     )
     rates.caption_justify = "left"
-    files = _table(
+    files = plain_table(
         f"Two files of {sizes['file_rows']:,} rows and {sizes['file_columns']} columns",
         "way",
         "seconds",
@@ -236,18 +235,9 @@ def tables(found: dict[str, Any]) -> list[Table]:
     )
     for name, each in found["files"].items():
         taken = each["seconds"]
-        files.add_row(
-            name, f"{taken.middle:.1f}", f"{taken.least:.1f} to {taken.most:.1f}", f"{each['bytes'] / 1e9:.2f}"
-        )
-    ratios = _table("Against each other, within each repetition", "against", "times", "spread", "at least", "")
+        files.add_row(name, f"{taken.middle:.1f}", taken.ends(".1f"), f"{each['bytes'] / 1e9:.2f}")
+    ratios = plain_table("Against each other, within each repetition", "against", "times", "spread", "at least", "")
     for name, ratio in found["ratios"].items():
         met = "met" if ratio.middle >= AIMS[name] else "missed"
-        ratios.add_row(name, f"{ratio.middle:,.1f}", f"{ratio.least:,.1f} to {ratio.most:,.1f}", f"{AIMS[name]:g}", met)
+        ratios.add_row(name, f"{ratio.middle:,.1f}", ratio.ends(",.1f"), f"{AIMS[name]:g}", met)
     return [rates, files, ratios]
-
-
-def _table(title: str, *names: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(names):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    return table

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich import box
 from rich.table import Table
 
 from compose.bench.apart import run_apart
-from compose.bench.online import Spread
+from compose.bench.spread import Spread, plain_table
 from compose.control import first_model, read_control
 from compose.estimates import correlation
 from compose.local.home import PlatformError
@@ -176,24 +175,18 @@ def tables(found: dict[str, Any]) -> list[Table]:
         f"{found['weeks']} weeks, {found['rows']:,} flights, told without labels after a reference of "
         f"{found['reference_rows']:,}: correlation with what labels say, mean absolute error, ranges that held"
     )
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("way", "measure", "correlation", "error", "held"):
-        shown.add_column(name, justify="left" if name in ("way", "measure") else "right", no_wrap=True)
+    shown = plain_table(title, "way", "measure", "correlation", "error", "held", texts=2)
     for way, told in found["ways"].items():
         for name in COMPARED:
             each = told[name]
             held = f"{each['held']:.0%}" if "held" in each else ""
             close = "" if each["correlation"] is None else f"{each['correlation']:.3f}"
             shown.add_row(way, name, close, f"{each['mean_absolute_error']:.4f}", held)
-    times = Table(
-        title="Seconds, median and from least to most", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for name in ("way", "seconds", "spread"):
-        times.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
+    times = plain_table("Seconds, median and from least to most", "way", "seconds", "spread")
     for way, told in found["ways"].items():
         taken: Spread = told["seconds"]
-        times.add_row(way, f"{taken.middle:.2f}", f"{taken.least:.2f} to {taken.most:.2f}")
+        times.add_row(way, f"{taken.middle:.2f}", taken.ends(".2f"))
     if (ratio := found.get("times_faster")) is not None:
-        times.caption = f"NannyML takes {ratio.middle:.1f} times as long ({ratio.least:.1f} to {ratio.most:.1f})."
+        times.caption = f"NannyML takes {ratio.middle:.1f} times as long ({ratio.ends('.1f')})."
         times.caption_justify = "left"
     return [shown, times]

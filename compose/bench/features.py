@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from compose.bench.freshness import freshness
-from compose.bench.online import Spread
 from compose.bench.payments import (
     ZIPF,
     Spans,
@@ -33,6 +32,7 @@ from compose.bench.payments import (
 )
 from compose.bench.quix import quix_seconds, quix_values
 from compose.bench.runs import Runs, State
+from compose.bench.spread import Spread
 from compose.local.home import PlatformError
 from compose.local.platform import Platform
 

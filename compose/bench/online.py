@@ -18,16 +18,16 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig, ValueType
 from feast.types import Float64, Int64
-from rich import box
 from rich.table import Table
 
+from compose.bench.spread import Spread, plain_table
 from compose.local.home import PlatformError
 from compose.local.services import HOST, free_ports
 from features.compiler.topics import entity_codec, feature_codec
@@ -35,7 +35,7 @@ from features.online.redis_store import RedisRows
 from features.online.rows import Row, RowStore
 from schemas.batch import from_frame
 
-__all__ = ["Sizes", "Spread", "measure", "redis_program", "table"]
+__all__ = ["Sizes", "measure", "redis_program", "table"]
 
 VIEW, PUSH = "bench", "bench_push"
 FEATURES = tuple(f"f{number}" for number in range(10))
@@ -67,24 +67,6 @@ class Sizes:
     rows: int
     reads: int
     repeat: int
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, least and most of some repetitions."""
-
-    middle: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of one value a repetition."""
-        return cls(median(values), min(values), max(values))
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return {"median": round(self.middle, 4), "least": round(self.least, 4), "most": round(self.most, 4)}
 
 
 @dataclass(frozen=True)
@@ -242,22 +224,17 @@ def redis_server(folder: Path, program: str | None) -> Iterator[str | None]:
 def table(found: dict[str, Any]) -> list[Table]:
     """For people."""
     title = f"{found['rows']:,} rows of {len(FEATURES)} features, {found['repetitions']} repetitions"
-    writes = Table(
-        title=f"{title}: median, and from least to most", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for name in ("rows written", "a second", "spread", "times Feast's"):
-        writes.add_column(name, justify="left" if name == "rows written" else "right", no_wrap=True)
+    columns = ("rows written", "a second", "spread", "times Feast's")
+    writes = plain_table(f"{title}: median, and from least to most", *columns)
     for name, told in found["writes"].items():
         rate, ratio = told["rows_per_second"], told["ratio"]
-        share = f"{ratio.middle:.1f} ({ratio.least:.1f} to {ratio.most:.1f})" if ratio else ""
-        writes.add_row(name, f"{rate.middle:,.0f}", f"{rate.least:,.0f} to {rate.most:,.0f}", share)
+        share = f"{ratio.middle:.1f} ({ratio.ends('.1f')})" if ratio else ""
+        writes.add_row(name, f"{rate.middle:,.0f}", rate.ends(",.0f"), share)
     title = f"{found['reads']:,} reads of one entity by get_online_features, ms"
-    reads = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("store", "p50", "spread", "p99", "spread"):
-        reads.add_column(name, justify="left" if name == "store" else "right", no_wrap=True)
+    reads = plain_table(title, "store", "p50", "spread", "p99", "spread")
     for name, told in found["reads_ms"].items():
         each = [told["p50"], told["p99"]]
-        cells = [cell for s in each for cell in (f"{s.middle:.3f}", f"{s.least:.3f} to {s.most:.3f}")]
+        cells = [cell for s in each for cell in (f"{s.middle:.3f}", s.ends(".3f"))]
         reads.add_row(name.removesuffix(", store.push"), *cells)
     return [writes, reads]
 
