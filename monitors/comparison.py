@@ -4,13 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from monitors.figures import Figure, Figures, compare
-from monitors.files import SketchedFile, kinds_of, rows_of, sample, segments_of, sketch_file
+from monitors.files import FileError, SketchedFile, kinds_of, rows_of, sample, segments_of, sketch_file
 from monitors.sketches import Sketches
 
-__all__ = ["Comparison", "Progress", "compare_files", "draw", "main_figure"]
+if TYPE_CHECKING:
+    from monitors.domain import Domain
+
+__all__ = ["Comparison", "Progress", "classify", "compare_files", "draw", "main_figure"]
 
 CLOSELY: Final = 5
 """Columns of which a report gives Evidently's summary as well."""
@@ -32,6 +35,8 @@ class Comparison:
     left_out : mapping of str to str
         Columns that were not compared, and why.
     categorical : tuple of str
+    domain : Domain, optional
+        How well whole rows tell the files apart, where that was asked for.
     """
 
     rows: tuple[int, int]
@@ -40,6 +45,7 @@ class Comparison:
     segment_rows: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     categorical: tuple[str, ...] = ()
+    domain: "Domain | None" = None
 
     def ranked(self) -> list[tuple[str, Figures]]:
         """Columns, those that differ most first: by the share of rows that would have to move, at least."""
@@ -58,6 +64,9 @@ class Comparison:
             "columns": {name: _plain(each) for name, each in self.columns.items()},
             "left_out": dict(self.left_out),
         }
+        if self.domain is not None:
+            auc = {"value": self.domain.auc, "bound": self.domain.bound, "p_value": self.domain.p_value}
+            found["domain_classifier"] = {"auc": auc, "columns": dict(self.domain.columns)}
         if self.segments:
             found["segments"] = {
                 segment: {"rows": self.segment_rows[segment], "columns": {n: _plain(f) for n, f in columns.items()}}
@@ -129,6 +138,23 @@ def compare_files(
 
 def _compared(reference: Sketches, current: Sketches, seed: int) -> dict[str, Figures]:
     return {name: compare(reference.column(name), current.column(name), seed) for name in reference.names}
+
+
+def classify(reference: Path, current: Path, found: Comparison, seed: int) -> "Domain":
+    """Tell rows of both files apart by a classifier, from a sample of either.
+
+    Raises
+    ------
+    monitors.files.FileError
+        Where a file has too few rows.
+    """
+    from monitors.domain import tell_apart  # scikit-learn, for whom it is asked for
+
+    first, second = (sample(path, list(found.columns), seed=seed) for path in (reference, current))
+    try:
+        return tell_apart(first, second, found.categorical, seed)
+    except ValueError as exc:
+        raise FileError(f"{current.name} beside {reference.name}: {exc}") from exc
 
 
 def draw(reference: Path, current: Path, found: Comparison, out: Path) -> Path:

@@ -82,6 +82,25 @@ def test_people_see_what_differs_most_first(files):
     assert "Left out: at, of type timestamp[ms, tz=UTC]." in shown
 
 
+def test_whole_rows_are_told_apart_where_asked(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, sign in (("ref", 1), ("cur", -1)):
+        delay = rng.standard_normal(3000)
+        wind = sign * delay + rng.standard_normal(3000)
+        carrier = pd.Categorical(rng.choice(["UA", "B6"], 3000))
+        pd.DataFrame({"delay": delay, "wind": wind, "carrier": carrier}).to_parquet(tmp_path / f"{name}.parquet")
+    told = json.loads(run(tmp_path, "--json", "--classify").stdout)
+    apart = told["domain_classifier"]
+    assert apart["auc"]["p_value"] < 1e-9
+    assert apart["auc"]["value"] - apart["auc"]["bound"] > 0.7
+    assert list(apart["columns"])[2] == "carrier"
+    assert told["columns"]["delay"]["ks"]["p_value"] > 0.001
+    assert "domain_classifier" not in json.loads(run(tmp_path, "--json").stdout)
+    assert "By whole rows: AUC 0." in run(tmp_path, "--classify").output
+    pd.DataFrame({"delay": [1.0], "wind": [2.0], "carrier": ["UA"]}).to_parquet(tmp_path / "cur.parquet")
+    assert "expected 50 rows of either sample, got 3000 and 1" in run(tmp_path, "--classify").output
+
+
 def test_a_report_is_drawn(files, tmp_path):
     folder, _ = files
     done = run(folder, "--report", str(tmp_path / "r.html"))
