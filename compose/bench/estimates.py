@@ -26,7 +26,7 @@ from schemas.topics import DAY_MS
 
 __all__ = ["measure", "tables"]
 
-PACKAGES = ("nannyml==0.13.1",)
+PACKAGES = ("nannyml==0.13.1", "statsmodels>=0.14,<1")  # which it imports without naming it
 REFERENCE_WEEKS = 4
 WEEK_MS = 7 * DAY_MS
 MONDAY_MS = 4 * DAY_MS

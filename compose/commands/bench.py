@@ -99,17 +99,25 @@ def features(events: int, repeat: int, as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--rows", type=click.IntRange(min=1000), default=3_000_000, show_default=True, help="Rows of each file.")
+@click.option("--rows", type=click.IntRange(min=1000), default=300_000, show_default=True, help="Rows of each file.")
+@click.option(
+    "--large",
+    type=click.IntRange(min=1000),
+    default=3_000_000,
+    show_default=True,
+    help="Rows of each file that we compare alone.",
+)
 @click.option("--columns", type=click.IntRange(min=1), default=100, show_default=True, help="Columns of each file.")
 @click.option(
     "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is measured."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
-def drift(rows: int, columns: int, repeat: int, as_json: bool) -> None:
+def drift(rows: int, large: int, columns: int, repeat: int, as_json: bool) -> None:
     """Measure drift at speed, beside river and Evidently.
 
     Columns of a stream on one core, beside one detector of river for each; a day of minutes of a thousand features in
-    twenty segments; and two files, beside Evidently on the same. Evidently takes minutes for files of the default size.
+    twenty segments; and two files, beside Evidently on the same, which takes minutes for each; larger ones we compare
+    alone, since it would take more memory than most machines have.
     """
     from compose.bench.drift import Sizes, measure, tables
 
@@ -117,7 +125,8 @@ def drift(rows: int, columns: int, repeat: int, as_json: bool) -> None:
     folder = Home.find().path("bench-drift")
     try:
         with console.status("Measuring") as status:
-            found = measure(folder, Sizes(file_rows=rows, file_columns=columns, repeat=repeat), status.update)
+            sizes = Sizes(file_rows=rows, large_rows=large, file_columns=columns, repeat=repeat)
+            found = measure(folder, sizes, status.update)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _show(console, tables(found), found, as_json)
