@@ -244,6 +244,8 @@ def test_kill_9_leaves_nothing_behind_and_the_next_start_goes_on(fresh_home):
 
 @pytest.mark.parametrize("started", [False, True], ids=["before it starts", "while it starts"])
 def test_ctrl_c_stops_everything(fresh_home, started):
+    # A shell that has the tests run in the background lets them, and what they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = headwater(fresh_home, "up")
     if started:
         running = eventually(lambda: (r := Running.find(Home(fresh_home))) and r.services and r, 60, "platform.json")
