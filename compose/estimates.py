@@ -1,56 +1,18 @@
 """How well the model in charge was expected to do before labels came, beside how it did, from ``drift.windows``."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Message
 
-from compose.control import WINDOWS_TOPIC, milliseconds
-from jobs.reading import TopicReader
-from schemas.codec import Codec, DecodeError
-from schemas.topics import TOPICS
+from compose.control import milliseconds
+from compose.windows import Windows
 
-__all__ = ["ESTIMATE", "Estimates", "Windows", "correlation", "read_estimates"]
+__all__ = ["ESTIMATE", "Estimates", "correlation", "read_estimates"]
 
 ESTIMATE = "estimate"
 """The monitor whose windows hold estimates, see :func:`monitors.watchers.estimate_window`."""
-
-
-class Windows:
-    """What ``drift.windows`` has said since the last call.
-
-    Parameters
-    ----------
-    kafka : str
-        ``host:port``.
-    """
-
-    def __init__(self, kafka: str) -> None:
-        self._codec = Codec(TOPICS[WINDOWS_TOPIC].schema, TOPICS[WINDOWS_TOPIC].schema_id)
-        self._reader = TopicReader(kafka, [WINDOWS_TOPIC])
-
-    def news(self) -> Iterable[dict[str, Any]]:
-        """Records that came since the last call, but for those that do not decode."""
-        found: list[dict[str, Any]] = []
-
-        def take(messages: list[Message]) -> None:
-            for each in messages:
-                value = each.value()
-                if value is None:
-                    continue
-                try:
-                    found.append(self._codec.decode(value))
-                except DecodeError:
-                    continue
-
-        self._reader.read(take)
-        return found
-
-    def close(self) -> None:
-        """Leave the broker."""
-        self._reader.close()
 
 
 class Estimates:

@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+from compose.budgets import BUDGET
 from compose.control import milliseconds
-from compose.estimates import ESTIMATE, Estimates, Windows
+from compose.estimates import ESTIMATE, Estimates
+from compose.windows import Windows
 from schemas.topics import DAY_MS
 
 __all__ = ["Heatmap"]
@@ -71,6 +73,8 @@ class Heatmap:
         self.windows += 1
         if window["monitor"] == ESTIMATE:
             self.estimates.add(window)
+            return
+        if window["monitor"] == BUDGET:  # judges nothing either
             return
         if self._first_ms is None:
             self._first_ms = milliseconds(window["window_start"]) // DAY_MS * DAY_MS

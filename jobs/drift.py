@@ -14,12 +14,18 @@ from features.compiler.service import ModelInputs, prediction_topic
 from jobs.evaluation import FINDINGS, evaluate, register_packing
 from jobs.features import declare_source
 from jobs.tables import Broker, encoded_sink, epoch_seconds, travelling_source
+from monitors.evaluate import MonitorSettings
 
 __all__ = ["build"]
 
 
 def build(
-    environment: StreamTableEnvironment, broker: Broker, repo: Repo, inputs: ModelInputs, home: Path
+    environment: StreamTableEnvironment,
+    broker: Broker,
+    repo: Repo,
+    inputs: ModelInputs,
+    home: Path,
+    settings: MonitorSettings,
 ) -> StatementSet:
     """The job's statements: windows, alerts, and the labels that cannot be used."""
     statements = environment.create_statement_set()
@@ -28,7 +34,7 @@ def build(
     register_packing(environment)
     environment.execute_sql(f"CREATE TEMPORARY VIEW observed AS {observed(inputs)}")
 
-    findings = evaluate(environment.to_data_stream(environment.from_path("observed")), home / "models")
+    findings = evaluate(environment.to_data_stream(environment.from_path("observed")), home / "models", settings)
     environment.create_temporary_view("findings", environment.from_data_stream(findings))
     for name in FINDINGS:
         table = name.replace(".", "_")

@@ -15,7 +15,8 @@ from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 from pyflink.table import DataTypes, StreamTableEnvironment
 from pyflink.table.udf import udf
 
-from monitors.evaluate import TILE_MS, ModelMonitor
+from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.losses import TILE_MS
 from monitors.matching import pack_answers, pack_labels
 from monitors.reference import Reference
 from monitors.sketches import Sketches
@@ -42,10 +43,11 @@ class Monitors(KeyedProcessFunction):
     ----------
     models : Path
         Where the reference of each version is: ``<models>/<model>/<version>/reference.avro``.
+    settings : MonitorSettings
     """
 
-    def __init__(self, models: Path) -> None:
-        self._models = models
+    def __init__(self, models: Path, settings: MonitorSettings) -> None:
+        self._models, self._settings = models, settings
         self._live: dict[str, ModelMonitor] = {}
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -93,7 +95,9 @@ class Monitors(KeyedProcessFunction):
             stored = self._state.value()
             references = Loader(self._models / model)
             self._live[model] = (
-                ModelMonitor.from_bytes(stored, references) if stored else ModelMonitor(model, references)
+                ModelMonitor.from_bytes(stored, references, self._settings)
+                if stored
+                else ModelMonitor(model, references, self._settings)
             )
             for told in self._told.get() or ():
                 tell(self._live[model], told)
@@ -130,9 +134,9 @@ def tell(monitor: ModelMonitor, told: tuple[str, str, bytes]) -> None:
         monitor.add_labels(payload)
 
 
-def evaluate(stream: DataStream, models: Path) -> DataStream:
+def evaluate(stream: DataStream, models: Path, settings: MonitorSettings) -> DataStream:
     """Windows and alerts of what a stream tells, encoded: rows of topic, key, value and time."""
-    return stream.key_by(lambda row: row["model"], key_type=Types.STRING()).process(Monitors(models), FINDING)
+    return stream.key_by(lambda row: row["model"], key_type=Types.STRING()).process(Monitors(models, settings), FINDING)
 
 
 def rows_of_each(values: pd.Series, counted: pd.Series) -> Iterator[tuple[Any, np.ndarray[Any, Any]]]:

@@ -20,7 +20,7 @@ from features.online.lookup import StoredView, ViewLookup, stored_view
 from features.online.rows import RowStore
 from jobs.evaluation import rows_of_each
 from jobs.serving import ModelLog, Scorer
-from monitors.evaluate import TILE_MS
+from monitors.losses import TILE_MS
 from monitors.sketches import Kind, sketch_batch
 
 __all__ = ["Inference", "LatestInference", "register_inference", "register_latest_inference"]

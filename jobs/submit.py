@@ -18,6 +18,7 @@ from features.compiler.service import model_inputs
 from features.compiler.topics import UnsupportedViewError
 from jobs.cluster import Cluster, send, send_by_table, stream_environment
 from jobs.tables import Broker
+from monitors.evaluate import MonitorSettings
 
 __all__ = ["Plan", "main", "submit"]
 
@@ -41,6 +42,7 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--letters", multiple=True, metavar="SOURCE=N", help="Reading that sets aside what cannot be decoded.")
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
+@click.option("--false-retrains", type=float, default=MonitorSettings.false_retrains_a_month, help="A month (drift).")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
 @click.option("--checkpoint-ms", type=click.IntRange(100), default=Cluster.checkpoint_ms, help="Between checkpoints.")
 @click.option("--bounded", is_flag=True, help="Read what the topics hold now, and end.")
@@ -56,6 +58,7 @@ def main(
     letters: Sequence[str],
     service: str,
     mode: str,
+    false_retrains: float,
     jars: Sequence[Path],
     checkpoint_ms: int,
     bounded: bool,
@@ -74,6 +77,7 @@ def main(
         _numbers(letters),
         service,
         mode,
+        false_retrains,
         checkpoint_ms,
         bounded,
     )
@@ -101,6 +105,7 @@ class Plan:
     letters: Mapping[str, int]
     service: str
     mode: str
+    false_retrains: float
     checkpoint_ms: int
     bounded: bool
 
@@ -149,7 +154,8 @@ def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
         return send(scoring.build(environment, broker, repo, inputs, plan.mode, plan.home))
     from jobs import drift
 
-    return send(drift.build(environment, broker, repo, inputs, plan.home))
+    settings = MonitorSettings(false_retrains_a_month=plan.false_retrains)
+    return send(drift.build(environment, broker, repo, inputs, plan.home, settings))
 
 
 def _numbers(given: Sequence[str]) -> dict[str, int]:

@@ -39,7 +39,7 @@ from jobs.reading import client_of
 from jobs.retraining.backends.handover import given_payload, leave_result, run_of
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
-from monitors.evaluate import TILE_MS, sketch_losses
+from monitors.losses import TILE_MS, sketch_losses
 from monitors.reference import ColumnSpec, Role
 from monitors.sketches import sketch_batch
 from monitors.thresholds import build_reference

@@ -12,7 +12,7 @@ from monitors.sketches import Sketches
 
 __all__ = ["LAYOUT", "CheckpointError", "State", "decode", "encode"]
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 _TABLES: Final = ("hours", "days", "losses")
 _TABLE: Final[list[dict[str, Any]]] = [
     {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"} for name in _TABLES

@@ -58,7 +58,7 @@ class Outcomes:
 
     @staticmethod
     def of(losses: Sketches) -> "Outcomes":
-        """Of what :func:`monitors.evaluate.sketch_losses` gave, all tiles together."""
+        """Of what :func:`monitors.losses.sketch_losses` gave, all tiles together."""
         whole = losses.collapse()
         return Outcomes(histogram(whole.column("score_positive")), histogram(whole.column("score_negative")))
 
@@ -288,7 +288,7 @@ def build_estimator(losses: Sketches, inside: Ints) -> Estimator:
     Parameters
     ----------
     losses : Sketches
-        :func:`monitors.evaluate.sketch_losses` of predictions that the model had not been fitted to, in tiles of a day.
+        :func:`monitors.losses.sketch_losses` of predictions that the model had not been fitted to, in tiles of a day.
     inside : ndarray of int64, shape (replicates, days)
         How often each day is in each of some windows, see :func:`monitors.thresholds.draw_windows`.
     """

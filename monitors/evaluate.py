@@ -12,7 +12,8 @@ performance  day        7 days of arrived labels        losses unlike those of t
 sequential   day        every day since the version     a rise of the daily loss, by river's ADWIN
 ===========  =========  ==============================  =======================================================
 
-With the days' windows comes one of ``estimate``, which judges nothing: it tells how well the model is likely to do.
+With the days' windows come two that judge nothing: ``estimate`` tells how well the model is likely to do, ``budget``
+how many false alarms the looks of features and performance were worth in the last 30 days.
 """
 
 import hashlib
@@ -21,77 +22,30 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from monitors import checkpoint
-from monitors.buckets import Kind
+from monitors.budget import MONTH_DAYS, Budget
 from monitors.detectors import SequentialDetector
 from monitors.estimates import Estimate
+from monitors.feeds import DataSettings, Tally, data_window, tally
 from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
+from monitors.losses import TILE_MS, sketch_losses
 from monitors.matching import Match, Matcher
 from monitors.reference import Reference
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
-from monitors.watchers import (
-    DataSettings,
-    Result,
-    Tally,
-    Window,
-    data_window,
-    estimate_window,
-    feature_window,
-    performance_window,
-    tally,
-)
+from monitors.watchers import Result, Window, estimate_window, feature_window, performance_window
 
-__all__ = ["LOSS_KINDS", "MONITORS", "TILE_MS", "ModelMonitor", "MonitorSettings", "sketch_losses"]
+__all__ = ["MONITORS", "ModelMonitor", "MonitorSettings"]
 
-TILE_MS: Final = HOUR_MS
 MONITORS: Final = ("data", "features", "performance", "sequential")
-LOSS_KINDS: Final[dict[str, Kind]] = {
-    "bias": "numeric",
-    "log_loss": "numeric",
-    "score_negative": "score",
-    "score_positive": "score",
-    "surprise": "numeric",
-}
 _DATA_HOURS: Final = 3
-_PROBABILITY_MIN: Final = 1e-6
+_WINDOW_DAYS: Final = 7
+_SPENDING: Final = ("features", "performance")
 _END_OF_STREAM_MS: Final = 2**62  # a bounded stream ends with a watermark of 2**63 - 1
-
-
-def sketch_losses(
-    probability: npt.NDArray[np.float64], label: npt.NDArray[Any], event_time_ms: npt.NDArray[np.int64]
-) -> Sketches:
-    """Losses of labelled predictions in tiles of an hour.
-
-    ``log_loss`` rises with every stormy week, since such weeks are hard to call. ``bias`` (label less probability) and
-    ``surprise`` (log loss less the entropy of the forecast, which is what a calibrated model expects to lose) are zero
-    on average for a calibrated model whatever the weather: what moves them is the model. The scores of either class are
-    there for the AUC.
-
-    Parameters
-    ----------
-    probability : ndarray of float64, shape (n,)
-    label : ndarray, shape (n,)
-        0 or 1, or bool.
-    event_time_ms : ndarray of int64, shape (n,)
-        When each label arrived.
-    """
-    p = np.clip(np.asarray(probability, dtype=np.float64), _PROBABILITY_MIN, 1 - _PROBABILITY_MIN)
-    y = np.asarray(label, dtype=np.float64)
-    log_loss = -(y * np.log(p) + (1 - y) * np.log(1 - p))
-    columns = {
-        "bias": y - p,
-        "log_loss": log_loss,
-        "score_negative": np.where(y == 0, p, np.nan),
-        "score_positive": np.where(y == 1, p, np.nan),
-        "surprise": log_loss + (p * np.log(p) + (1 - p) * np.log(1 - p)),
-    }
-    return sketch_batch(columns, LOSS_KINDS, event_time_ms, TILE_MS)
 
 
 @dataclass(frozen=True)
@@ -103,6 +57,8 @@ class MonitorSettings:
     data : DataSettings
     rows_min : int
         Fewest rows, or labels, of a window of days.
+    false_retrains_a_month : float
+        The budget of a model: alarms of features and performance to expect in 30 days while nothing changes.
     adwin_delta : float
         Of river's ADWIN, which hears the mean log loss of every hour with at least `hour_labels_min` labels. Its own
         default: over a year of a model frozen in January it reports four rises, of means of days none.
@@ -113,6 +69,7 @@ class MonitorSettings:
 
     data: DataSettings = field(default_factory=DataSettings)
     rows_min: int = 1000
+    false_retrains_a_month: float = 0.25
     adwin_delta: float = 0.002
     hour_labels_min: int = 10
     patience: Mapping[str, Patience] = field(
@@ -174,6 +131,7 @@ class ModelMonitor:
         self._counted: tuple[Sketches, Reference, Tally] | None = None
         self._waiting = Matcher()
         self._detector = self._new_detector()
+        self._budget = Budget(self.settings.false_retrains_a_month, len(_SPENDING), _WINDOW_DAYS)
 
     def _new_detector(self) -> SequentialDetector:
         parameters = {"delta": self.settings.adwin_delta, "clock": 1, "grace_period": 7, "min_window_length": 5}
@@ -206,7 +164,7 @@ class ModelMonitor:
             self.add_losses(each.version, sketch_losses(each.probability, each.positive, each.time_ms))
 
     def add_losses(self, version: str, losses: Sketches) -> None:
-        """Hear how a version did, see :func:`sketch_losses`."""
+        """Hear how a version did, see :func:`monitors.losses.sketch_losses`."""
         track = self._tracks.setdefault(version, _Track())
         track.losses = _added(track.losses, losses)
         for hour, rows in zip(losses.tiles.tolist(), losses.rows.tolist(), strict=True):
@@ -293,7 +251,7 @@ class ModelMonitor:
         self, end: int, version: str, reference: Reference | None, windows: list[Window], alerts: list[Alert]
     ) -> None:
         track = self._tracks.get(version, _Track())
-        days = reference.window_days if reference is not None else 7
+        days = reference.window_days if reference is not None else _WINDOW_DAYS
         start = end - days * DAY_MS
         full = reference is not None and start >= track.since // DAY_MS * DAY_MS
         estimates: tuple[Estimate, ...] = ()
@@ -307,17 +265,43 @@ class ModelMonitor:
             if monitor == "data" and reference is not None:
                 continue
             if reference is not None and monitor == "features" and full and track.days is not None:
-                asked = track.days.between(start, end)
-                results, finding = feature_window(asked, reference, self.settings.rows_min, estimates)
+                results, finding = feature_window(
+                    track.days.between(start, end),
+                    reference,
+                    self.settings.rows_min,
+                    self._budget.usual,
+                    partial(self._spend, monitor, end),
+                    estimates,
+                )
             elif reference is not None and monitor == "performance" and full and track.losses is not None:
                 results, finding = performance_window(
-                    track.losses.between(start, end), reference, self.settings.rows_min
+                    track.losses.between(start, end),
+                    reference,
+                    self.settings.rows_min,
+                    self._budget.usual,
+                    partial(self._spend, monitor, end),
                 )
             elif reference is not None and monitor == "sequential" and track.losses is not None:
                 results, finding = self._sequential(track.losses.between(end - DAY_MS, end), reference)
             begun = end - DAY_MS if monitor in ("sequential", "data") else start
             windows.append(Window(self.model, version, monitor, begun, end, results))
             alerts += self._judged(version, monitor, "", (begun, end), finding)
+        if reference is not None:
+            windows.append(Window(self.model, version, "budget", end - MONTH_DAYS * DAY_MS, end, self._spent(end)))
+
+    def _spend(self, monitor: str, end: int, p_value: float) -> float:
+        """Level of a look; an open incident has no other to raise, so that its looks spend nothing."""
+        is_open = self._book.is_open(monitor, "")
+        return self._budget.usual if is_open else self._budget.look(monitor, end, p_value)
+
+    def _spent(self, end: int) -> tuple[Result, ...]:
+        """What the budget's last 30 days came to: it has no monitor of its own and never fires."""
+        allowed, found = self._budget.a_month, self._budget.found(end)
+        spent = self._budget.spent(end)
+        return (
+            Result("", "", "spent", spent, allowed, None, self._budget.looks(end), False),
+            Result("", "", "alarms", float(found), allowed, None, self._budget.looks(end), False),
+        )
 
     def _sequential(self, day: Sketches, reference: Reference) -> tuple[tuple[Result, ...], Finding]:
         enough = day.rows >= self.settings.hour_labels_min
@@ -367,6 +351,7 @@ class ModelMonitor:
             "begun": self._begun,
             "labels": sorted(self._labels.items()),
             "book": self._book.state(),
+            "budget": self._budget.state(),
         }
         tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
         return checkpoint.encode(
@@ -391,6 +376,7 @@ class ModelMonitor:
         monitor._version, monitor._next_hour, monitor._begun = plain["version"], plain["next_hour"], plain["begun"]
         monitor._labels = {int(hour): n for hour, n in plain["labels"]}
         monitor._book.restore(plain["book"])
+        monitor._budget.restore(plain["budget"])
         monitor._detector = SequentialDetector.from_bytes(state.detector)
         monitor._waiting = Matcher(state.answers, state.labels)
         monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}

@@ -186,6 +186,10 @@ class IncidentBook:
             return [ended, self._open(key, version, monitor, segment, window, finding, patience)]
         return self._update(key, monitor, segment, window, finding)
 
+    def is_open(self, monitor: str, segment: str) -> bool:
+        """Whether an incident of a monitor is open."""
+        return f"{monitor}/{segment}" in self.opened
+
     def close(self, monitors: Sequence[str], window: tuple[int, int], reason: str) -> list[Alert]:
         """Resolve what is open of these monitors, as after a promotion."""
         keys = sorted(key for key in self.opened if key.partition("/")[0] in monitors)

@@ -9,16 +9,19 @@ from typing import Any, Final, Literal
 
 import fastavro
 import numpy as np
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from monitors.buckets import Floats, Ints, Kind
 from monitors.estimates import Estimator, Usual
 from monitors.sketches import ColumnSketch, Sketches
 
-__all__ = ["Activity", "ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError"]
+__all__ = ["Activity", "ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError", "scaled"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 HOUR_MS: Final = 3_600_000
 Role = Literal["monitored", "context"]
+Scale = Literal["plain", "log", "odds"]
+_LEAST: Final = 1e-6
 
 
 class UnusableReferenceError(ValueError):
@@ -78,39 +81,65 @@ class Activity:
         return newest or sum(found) < self.share * sum(expected)
 
 
+def scaled(values: Any, scale: Scale) -> Any:
+    """Values on a scale on which the null of a statistic is bell-shaped; what is at an end of it a little within."""
+    if scale == "plain":
+        return values
+    if scale == "log":
+        return np.log(np.maximum(values, _LEAST))
+    return logit(np.clip(values, _LEAST, 1 - _LEAST))
+
+
 @dataclass(frozen=True)
 class Null:
-    """Distribution of a statistic while nothing is wrong: normal, or log-normal for a distance.
+    """Distribution of a statistic while nothing is wrong: Student's t of it, of its logarithm, or of its log odds.
 
     Attributes
     ----------
     statistic : str
     center, spread : float
-        Mean and standard deviation of the statistic, or of its logarithm.
-    low, high : float
-        Fires outside [low, high]; -inf for a distance.
-    logarithmic : bool
+        On its scale.
+    degrees : float
+        Of freedom: the spread is known from as many independent days and one.
+    floor : float
+        Only values above it are worth an alarm, however rare; -inf where every one is.
+    sides : int
+        1 where only large values are strange, 2 where small ones are too.
+    scale : {"plain", "log", "odds"}
+        Logarithms of what has no upper end, log odds of what ends at 1.
     """
 
     statistic: str
     center: float
     spread: float
-    low: float
-    high: float
-    logarithmic: bool
+    degrees: float
+    floor: float
+    sides: int
+    scale: Scale
 
     def p_value(self, value: float) -> float | None:
         """Chance of a value this far out under the null; None for no value."""
         if math.isnan(value):
             return None
-        if self.logarithmic:
-            return 0.5 * math.erfc((math.log(max(value, 1e-12)) - self.center) / self.spread / math.sqrt(2))
-        distance = (value - self.center) / self.spread
-        return math.erfc(abs(distance) / math.sqrt(2)) if self.low > -math.inf else 0.5 * math.erfc(distance / 2**0.5)
+        far = (float(scaled(value, self.scale)) - self.center) / self.spread
+        return min(self.sides * float(stdtr(self.degrees, -abs(far) if self.sides == 2 else -far)), 1.0)
 
-    def fired(self, value: float) -> bool:
-        """Whether the value is beyond a threshold; never for NaN."""
-        return value > self.high or value < self.low
+    def strange(self, value: float) -> float:
+        """The same for an alarm: 1 for what is not worth one, and for NaN."""
+        chance = self.p_value(value)
+        return 1.0 if chance is None or value <= self.floor else chance
+
+    def limit(self, level: float, value: float) -> float:
+        """The threshold at a level, on the side of a value."""
+        far = -float(stdtrit(self.degrees, level / self.sides)) * self.spread
+        if self.sides == 2 and value < self.center:
+            return self.center - far
+        at = self.center + far
+        if self.scale == "log":
+            at = math.exp(min(at, 700.0))
+        elif self.scale == "odds":
+            at = float(expit(at))
+        return max(at, self.floor)
 
 
 @dataclass(frozen=True)
@@ -232,8 +261,9 @@ _NULL: Final[dict[str, Any]] = {
     "name": "Null",
     "fields": [
         {"name": "statistic", "type": "string"},
-        *({"name": name, "type": "double"} for name in ("center", "spread", "low", "high")),
-        {"name": "logarithmic", "type": "boolean"},
+        *({"name": name, "type": "double"} for name in ("center", "spread", "degrees", "floor")),
+        {"name": "sides", "type": "int"},
+        {"name": "scale", "type": "string"},
     ],
 }
 _COLUMN: Final[dict[str, Any]] = {

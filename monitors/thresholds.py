@@ -3,16 +3,17 @@
 A fixed threshold (PSI > 0.2) sleeps on small windows and cries wolf on big ones, and says nothing of a column whose
 ordinary weeks differ. Here windows of whole days are drawn from the training span, in blocks of consecutive days so
 that autocorrelation and the round of the week count, and each is compared with the days it left out (a block
-bootstrap: Kuensch 1989). A curve through the statistics found is read off far in its tail, where the number
-of columns and windows of a year puts the stated number of false alarms.
+bootstrap: Kuensch 1989). A curve through the statistics found gives any value its chance; how far out an alarm is, the
+budget says (:mod:`monitors.budget`). The curve is Student's, since a spread learnt from a month is itself uncertain,
+and allows for days that hang together for longer than a block (:mod:`monitors.memory`).
 
 It is honest about seasons only as far as the training span is: a model of January learns what January's weeks do.
 Columns that follow the season itself are to be marked context.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +21,25 @@ import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints
 from monitors.estimates import build_estimator
-from monitors.reference import Activity, ColumnSpec, Null, Profile, Reference, UnusableReferenceError
+from monitors.losses import LOSSES
+from monitors.memory import Memory, autocorrelation, remember
+from monitors.reference import (
+    Activity,
+    ColumnSpec,
+    Null,
+    Profile,
+    Reference,
+    Scale,
+    UnusableReferenceError,
+    scaled,
+)
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup
 
-__all__ = ["DAY_MS", "HOUR_MS", "LOSSES", "Calibration", "build_reference", "draw_windows"]
+__all__ = ["DAY_MS", "HOUR_MS", "Calibration", "build_reference", "draw_windows"]
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
-LOSSES: Final = ("log_loss", "surprise", "bias")
 
 
 @dataclass(frozen=True)
@@ -42,8 +53,6 @@ class Calibration:
     block_days : int
         Weather systems pass in about three days.
     replicates : int
-    false_alarms_a_year : float
-        Expected of each monitor (distances of all columns, losses) while nothing changes.
     distance_floor : float
         Smallest threshold of any distance: less does no harm, however certain. Schedules change with the seasons, by a
         PSI of 0.05 to 0.13 in a year of flights.
@@ -62,7 +71,6 @@ class Calibration:
     window_days: int = 7
     block_days: int = 3
     replicates: int = 500
-    false_alarms_a_year: float = 1.0
     distance_floor: float = 0.1
     range_quantile: float = 0.005
     range_factor: float = 4.0
@@ -90,7 +98,7 @@ def build_reference(
     features : Sketches
         What the model was trained on, in tiles of an hour of request time.
     losses : Sketches
-        :func:`monitors.evaluate.sketch_losses` of predictions the model had not been fitted to (folds of whole days),
+        :func:`monitors.losses.sketch_losses` of predictions the model had not been fitted to (folds of whole days),
         in tiles of an hour by the arrival of the label.
     seed : int
     settings : Calibration, optional
@@ -117,7 +125,7 @@ def build_reference(
         merged=features.collapse(),
         profile=_profile(columns, features, losses, settings),
         nulls=_distance_nulls(columns, days, np.random.default_rng(seed), settings),
-        losses=_loss_nulls(loss_days, inside, settings),
+        losses=_loss_nulls(loss_days, inside, np.random.default_rng(seed), settings),
         window_days=settings.window_days,
         estimator=build_estimator(loss_days, inside),
     )
@@ -165,22 +173,40 @@ def _distance_nulls(
 ) -> dict[str, tuple[Null, ...]]:
     inside = draw_windows(days.tiles // DAY_MS, settings, random)
     outside = (inside == 0).astype(np.int64)
-    monitored = sum(spec.role == "monitored" for spec in columns.values())
-    tests = max(monitored, 1) * 3 * 365 / settings.window_days
-    z = NormalDist().inv_cdf(1 - min(settings.false_alarms_a_year / tests, 0.5))
-    nulls = {}
+    drawn: dict[str, dict[str, Floats]] = {}
+    shares = []
     for c, name in enumerate(days.names):
         matrix = day_matrix(days, name)
-        group = group_by_mass(matrix.sum(axis=0)) if columns[name].kind != "categorical" else np.arange(matrix.shape[1])
-        shape = "tv" if columns[name].kind == "categorical" else "ks"
+        text = columns[name].kind == "categorical"
+        group = np.arange(matrix.shape[1]) if text else group_by_mass(matrix.sum(axis=0))
+        grouped, shape = regroup(matrix, group), "tv" if text else "ks"
         rates = [_null_rate(weights, days, c) for weights in (outside, inside)]
-        found = {
-            "psi": COUNT_DISTANCES["psi"](regroup(outside @ matrix, group), regroup(inside @ matrix, group)),
+        drawn[name] = {
+            "psi": COUNT_DISTANCES["psi"](outside @ grouped, inside @ grouped),
             shape: COUNT_DISTANCES[shape](outside @ matrix, inside @ matrix),
             "null_rate": np.abs(rates[0] - rates[1]),
         }
-        nulls[name] = tuple(_log_normal(each, values, z, settings.distance_floor) for each, values in found.items())
-    return nulls
+        if columns[name].role == "monitored":
+            shares.append(_day_shares(grouped))
+    memory = _memory(days, shares, random, settings)
+    return {
+        name: tuple(_distance_null(each, values, memory, settings.distance_floor) for each, values in found.items())
+        for name, found in drawn.items()
+    }
+
+
+def _day_shares(grouped: Ints) -> Floats:
+    """What part of a day is in each group, in units of what chance would move it; shape of `grouped`."""
+    usual = grouped.sum(axis=0) / max(grouped.sum(), 1)
+    each = grouped / np.maximum(grouped.sum(axis=1, keepdims=True), 1)
+    shares: Floats = (each - usual) / np.sqrt(np.where(usual > 0, usual, 1.0))
+    return shares
+
+
+def _memory(days: Sketches, like: Sequence[Floats], random: np.random.Generator, settings: Calibration) -> Memory:
+    at = days.tiles // DAY_MS
+    lagged = autocorrelation(at, like, settings.window_days - 1, random)
+    return remember(lagged, len(at), settings.window_days, settings.block_days)
 
 
 def _null_rate(weights: Ints, days: Sketches, c: int) -> Floats:
@@ -188,29 +214,38 @@ def _null_rate(weights: Ints, days: Sketches, c: int) -> Floats:
     return rate
 
 
-def _log_normal(statistic: str, values: Floats, z: float, floor: float) -> Null:
-    """Log-normal through the bootstrapped distances; its threshold is never below one that the reference itself met."""
-    logs = np.log(np.maximum(values[np.isfinite(values)], 1e-6))
-    center, spread = (float(logs.mean()), float(max(logs.std(), 1e-3))) if len(logs) else (0.0, 1.0)
-    high = max(float(np.exp(center + z * spread)), float(np.exp(logs.max(initial=-np.inf))), floor)
-    high = high if statistic == "psi" else min(high, 1.0)
-    return Null(statistic, center, spread, -np.inf, high, logarithmic=True)
+def _distance_null(statistic: str, values: Floats, memory: Memory, floor: float) -> Null:
+    """Through bootstrapped distances; an alarm takes more than the reference itself has met."""
+    values = values[np.isfinite(values)]
+    scale: Scale = "log" if statistic == "psi" else "odds"
+    at = scaled(values, scale)
+    center, spread = (float(at.mean()), float(max(at.std(), 1e-3))) if len(at) else (0.0, 1.0)
+    # PSI goes with the variance of what it compares, the other distances with its root.
+    center += math.log(memory.excess) * (1.0 if statistic == "psi" else 0.5)
+    least = max(floor, float(values.max(initial=0.0)))
+    return Null(statistic, center, _uncertain(spread, memory), _degrees(memory), least, sides=1, scale=scale)
 
 
-def _loss_nulls(days: Sketches, inside: Ints, settings: Calibration) -> tuple[Null, ...]:
-    tests = len(LOSSES) * 365 / settings.window_days
-    tail = min(settings.false_alarms_a_year / tests, 0.5)
+def _loss_nulls(days: Sketches, inside: Ints, random: np.random.Generator, settings: Calibration) -> tuple[Null, ...]:
+    daily = {name: np.nan_to_num(days.means[:, days.names.index(name)]) for name in LOSSES}
+    memory = _memory(days, [mean[:, None] for mean in daily.values()], random, settings)
     nulls = []
-    for name in LOSSES:
-        c = days.names.index(name)
-        count = days.non_null[:, c].astype(np.float64)
-        means = (inside @ (np.nan_to_num(days.means[:, c]) * count)) / np.maximum(inside @ count, 1)
-        center, spread = float(means.mean()), float(max(means.std(), 1e-6))
-        one_sided = name == "log_loss"  # fewer hard days than usual are no fault of the model
-        z = NormalDist().inv_cdf(1 - (tail if one_sided else tail / 2))
-        low = -np.inf if one_sided else center - z * spread
-        nulls.append(Null(name, center, spread, low, center + z * spread, logarithmic=False))
+    for name, mean in daily.items():
+        count = days.non_null[:, days.names.index(name)].astype(np.float64)
+        means = (inside @ (mean * count)) / np.maximum(inside @ count, 1)
+        spread = _uncertain(float(max(means.std(), 1e-6)) * math.sqrt(memory.excess), memory)
+        sides = 1 if name == "log_loss" else 2  # fewer hard days than usual are no fault of the model
+        nulls.append(Null(name, float(means.mean()), spread, _degrees(memory), -np.inf, sides, "plain"))
     return tuple(nulls)
+
+
+def _degrees(memory: Memory) -> float:
+    return max(memory.days - 1, 1.0)
+
+
+def _uncertain(spread: float, memory: Memory) -> float:
+    """With what is not known of the center, as for any prediction of one more value."""
+    return spread * math.sqrt(1 + 1 / memory.days)
 
 
 def _profile(columns: Mapping[str, ColumnSpec], features: Sketches, losses: Sketches, settings: Calibration) -> Profile:

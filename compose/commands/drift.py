@@ -12,9 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from compose.commands.target import running_platform
 from compose.finite import finite
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from compose.budgets import Spending
     from monitors.comparison import Comparison
     from monitors.domain import Domain
 
@@ -23,11 +27,15 @@ __all__ = ["command"]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CERTAIN = 0.01
 COLUMNS_TOLD = 3
+_BAR = 20
 
 
 @click.group()
 def command() -> None:
-    """Compare what a model sees with what it was trained on; for people with two files, nothing else has to run."""
+    """Compare what a model sees with what it was trained on, and see what alarms may cost.
+
+    `compare` is for people with two files: nothing else has to run.
+    """
 
 
 @command.command()
@@ -85,6 +93,51 @@ def compare(
         console.print(f"Left out: {name}, {why}.", markup=False, soft_wrap=True)
     if report is not None:
         console.print(f"Report: {report}", markup=False, soft_wrap=True)
+
+
+@command.command()
+@click.option("--kafka", envvar="HEADWATER_KAFKA", help="host:port; default: the local platform's.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a model, a line each, for programs.")
+def budget(kafka: str | None, as_json: bool) -> None:
+    """Show what each model's monitors have spent of their false alarms in the last 30 days of event time.
+
+    Every look at a window of features or of labels spends the chance at which it would raise an alarm though nothing
+    has changed; a model whose incident is open spends nothing. `headwater submit drift --false-retrains A_MONTH` sets
+    what there is to spend.
+    """
+    from compose.budgets import read_budgets
+
+    found = read_budgets(kafka or running_platform()[1].endpoints.kafka)
+    if as_json:
+        for each in found:
+            click.echo(json.dumps(each.record()))
+        return
+    if not found:
+        click.echo("No model has been judged by a reference yet: its first week of traffic has to be over.")
+        return
+    Console().print(spendings(found))
+
+
+def spendings(found: "Sequence[Spending]") -> Table:
+    """For people: how much of each budget is gone, drawn."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="False retrains in 30 days", title_justify="left")
+    for name in ("model", "until", "allowed", "spent", "left", "", "looks", "alarms"):
+        shown.add_column(name, justify="left" if name in ("model", "until", "") else "right", no_wrap=True)
+    for each in found:
+        gone = round(_BAR * min(each.spent / each.allowed, 1.0))
+        figures = (each.allowed, each.spent, each.left)
+        shown.add_row(
+            f"{each.model} {each.version}",
+            f"{each.until:%Y-%m-%d}",
+            *(f"{figure:.3f}" for figure in figures),
+            "\u2588" * gone + "\u2591" * (_BAR - gone),
+            str(each.looks),
+            str(each.alarms),
+        )
+    if len(found) > 1:
+        sums = [sum(each) for each in zip(*((s.allowed, s.spent, s.left) for s in found), strict=True)]
+        shown.add_row("all", "", *(f"{figure:.3f}" for figure in sums), "", "", "", style="bold")
+    return shown
 
 
 def tables(found: "Comparison") -> list[Table]:

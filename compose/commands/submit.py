@@ -30,6 +30,12 @@ __all__ = ["command"]
     type=click.IntRange(100),
     help="Between two checkpoints, default 1000: what is written can be read after one. Fewer cost less.",
 )
+@click.option(
+    "--false-retrains",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="A_MONTH",
+    help="Alarms to expect in 30 days while nothing changes (drift), default 0.25; see `headwater drift budget`.",
+)
 @click.option("--fresh", is_flag=True, help="Every view from the beginning of its topic; writes all rows again.")
 def command(
     jobs: tuple[str, ...],
@@ -40,6 +46,7 @@ def command(
     service: str | None,
     mode: str,
     checkpoint_ms: int | None,
+    false_retrains: float | None,
     fresh: bool,
 ) -> None:
     """Run JOBS on a Flink cluster: features, scoring, drift.
@@ -62,6 +69,7 @@ def command(
         repo = None  # what runs without --repo
     options = ["--mode", mode, *(["--checkpoint-ms", str(checkpoint_ms)] if checkpoint_ms else [])]
     options += ["--service", service] if service else []
+    options += ["--false-retrains", str(false_retrains)] if false_retrains else []
     for view in views:
         options += ["--view", view]
     if target != LOCAL and not kafka:

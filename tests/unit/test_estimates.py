@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
 from monitors.estimates import MEASURES, Outcomes, chances_of, fit_tilt, histogram, tilted
-from monitors.evaluate import TILE_MS, ModelMonitor, sketch_losses
+from monitors.evaluate import ModelMonitor
+from monitors.losses import TILE_MS, sketch_losses
 from monitors.reference import ColumnSpec, Reference
 from monitors.sketches import merge, sketch_batch
 from monitors.thresholds import build_reference
