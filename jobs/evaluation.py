@@ -15,10 +15,10 @@ from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 from pyflink.table import DataTypes, StreamTableEnvironment
 from pyflink.table.udf import udf
 
+from jobs.references import Loader
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.losses import TILE_MS
 from monitors.matching import pack_answers, pack_labels
-from monitors.reference import Reference
 from monitors.sketches import Sketches
 from schemas.codec import Codec
 from schemas.topics import topic
@@ -102,25 +102,6 @@ class Monitors(KeyedProcessFunction):
             for told in self._told.get() or ():
                 tell(self._live[model], told)
         return self._live[model]
-
-
-class Loader:
-    """The reference of a version, from the files its training left.
-
-    Parameters
-    ----------
-    models : Path
-        A folder a version.
-    """
-
-    def __init__(self, models: Path) -> None:
-        self._models = models
-
-    def __call__(self, version: str) -> Reference | None:
-        """The reference; None for the prior, which has no training."""
-        if version == "prior":
-            return None
-        return Reference.from_bytes((self._models / version / "reference.avro").read_bytes())
 
 
 def tell(monitor: ModelMonitor, told: tuple[str, str, bytes]) -> None:
