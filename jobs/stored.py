@@ -1,0 +1,130 @@
+"""What ClickHouse keeps of a model's traffic, as its monitors were told it: sketches, and losses of answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from clickhouse_connect.driver.client import Client
+
+from features.compiler.inputs import Inputs
+from monitors.losses import sketch_losses
+from monitors.matching import WAIT_MS
+from monitors.policy import PRIOR, Version
+from monitors.sketches import Sketches, merge
+from schemas.tables import DATABASE, table_name
+
+__all__ = ["Batch", "Stored"]
+
+MERGED_AT_ONCE = 200
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the traffic, by version.
+
+    Attributes
+    ----------
+    inputs : mapping of version to Sketches
+        Tiles of an hour of request time.
+    losses : mapping of version to Sketches
+        See :func:`monitors.losses.sketch_losses`; tiles of an hour of the labels' arrival.
+    sketches, labelled : int
+        Sketches read, and requests with labels.
+    """
+
+    inputs: Mapping[str, Sketches]
+    losses: Mapping[str, Sketches]
+    sketches: int
+    labelled: int
+
+
+class Stored:
+    """The archived traffic of one model. All times are UTC epoch milliseconds.
+
+    Labels that the stream set aside as late are in the archive like any other, and count here.
+
+    Parameters
+    ----------
+    client : Client
+    inputs : Inputs
+        What the model reads, and where its labels are.
+    """
+
+    def __init__(self, client: Client, inputs: Inputs) -> None:
+        self._client, self._inputs = client, inputs
+        self._predictions = f"`{DATABASE}`.`{table_name(f'predictions.{inputs.model}')}`"
+        self._labels = f"`{DATABASE}`.`{table_name(inputs.labels)}`"
+
+    def span(self, until_ms: int) -> tuple[int, int] | None:
+        """Times of the first and the last request before a time; None where none has sketches."""
+        found = self._client.query(
+            "SELECT toUnixTimestamp64Milli(min(event_time)), toUnixTimestamp64Milli(max(event_time)), "
+            f"countIf(sketch IS NOT NULL) FROM {self._predictions} WHERE {_BEFORE}",
+            parameters={"end": until_ms},
+        ).result_rows[0]
+        return (int(found[0]), int(found[1])) if found[2] else None
+
+    def versions(self, until_ms: int) -> tuple[Version, ...]:
+        """Who answers from when on, before a time, in order; the prior from the beginning."""
+        changes = self._control("models.control", "version", "action != 'hold'", until_ms)
+        return (Version(PRIOR, 0), *(Version(version, at_ms) for version, at_ms in changes))
+
+    def retrainings(self, until_ms: int) -> tuple[tuple[str, int], ...]:
+        """Monitor and time of each retraining that was asked for before a time, in order."""
+        return self._control("retraining.events", "monitor", "1", until_ms)
+
+    def _control(self, topic: str, column: str, only: str, until_ms: int) -> tuple[tuple[str, int], ...]:
+        found = self._client.query(
+            f"SELECT `{column}`, toUnixTimestamp64Milli(event_time) FROM `{DATABASE}`.`{table_name(topic)}` "
+            f"WHERE model = {{model:String}} AND {_BEFORE} AND {only} ORDER BY event_time, _partition, _offset",
+            parameters={"model": self._inputs.model, "end": until_ms},
+        ).result_rows
+        return tuple((str(name), int(at_ms)) for name, at_ms in found)
+
+    def read(self, start_ms: int, end_ms: int, until_ms: int) -> Batch:
+        """Requests of [start, end), and their labels that came before `until_ms`."""
+        inputs, count = self._sketches(start_ms, end_ms)
+        losses, labelled = self._losses(start_ms, end_ms, until_ms)
+        return Batch(inputs, losses, count, labelled)
+
+    def _sketches(self, start_ms: int, end_ms: int) -> tuple[dict[str, Sketches], int]:
+        """Each batch's are on the last of its rows."""
+        sql = (
+            f"SELECT model_version, assumeNotNull(sketch) AS payload FROM {self._predictions} "
+            f"WHERE sketch IS NOT NULL AND {_SINCE} AND {_BEFORE}"
+        )
+        found: dict[str, list[Sketches]] = {}
+        count, given = 0, {"start": start_ms, "end": end_ms}
+        with self._client.query_rows_stream(sql, given, column_formats={"payload": "bytes"}) as rows:
+            for version, payload in rows:
+                parts = found.setdefault(version, [])
+                parts.append(Sketches.from_bytes(payload))
+                count += 1
+                if len(parts) == MERGED_AT_ONCE:
+                    found[version] = [merge(parts)]
+        return {version: merge(parts) for version, parts in found.items()}, count
+
+    def _losses(self, start_ms: int, end_ms: int, until_ms: int) -> tuple[dict[str, Sketches], int]:
+        """A label is waited for as long as the monitors do; of several of a request the first counts."""
+        labels = (
+            f"SELECT `{self._inputs.request_id}` AS request_id, ifNull(toUInt8({self._inputs.label}), 0) AS positive, "
+            f"event_time FROM {self._labels} WHERE {_SINCE} "
+            "AND event_time < fromUnixTimestamp64Milli({until:Int64}) ORDER BY event_time LIMIT 1 BY request_id"
+        )
+        rows = self._client.query_df(
+            "SELECT p.model_version AS version, p.probability AS probability, l.positive AS positive, "
+            "toUnixTimestamp64Milli(l.event_time) AS at FROM "
+            f"(SELECT request_id, model_version, probability, event_time FROM {self._predictions} "
+            f"WHERE {_SINCE} AND {_BEFORE}) AS p INNER JOIN ({labels}) AS l ON p.request_id = l.request_id "
+            f"WHERE at <= toUnixTimestamp64Milli(p.event_time) + {WAIT_MS}",
+            parameters={"start": start_ms, "end": end_ms, "until": min(until_ms, end_ms + WAIT_MS)},
+        )
+        found = {}
+        for version, mine in rows.groupby("version", sort=True) if len(rows) else ():
+            probability, positive = mine["probability"].to_numpy(np.float64), mine["positive"].to_numpy()
+            found[str(version)] = sketch_losses(probability, positive, mine["at"].to_numpy(np.int64))
+        return found, len(rows)
+
+
+_SINCE = "event_time >= fromUnixTimestamp64Milli({start:Int64})"
+_BEFORE = "event_time < fromUnixTimestamp64Milli({end:Int64})"
