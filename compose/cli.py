@@ -20,7 +20,7 @@ COMMANDS = {
     "doctor": "Check what the platform needs on this machine.",
     "submit": "Run Flink jobs: features, scoring, drift.",
     "jobs": "List and cancel Flink jobs.",
-    "alerts": "Print drift alerts as they come.",
+    "alerts": "Print drift alerts as they come; try a policy.",
     "drift": "Compare two files of rows, column by column.",
     "incidents": "Show that each incident is submitted once.",
     "regions": "Show which region retrains which model.",

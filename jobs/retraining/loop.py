@@ -35,7 +35,7 @@ from monitors.policy import (
 )
 from schemas.topics import DAY_MS
 
-__all__ = ["CONTROL", "EVENTS", "Controller", "Settings", "bootstrap_id", "coalesce", "standing"]
+__all__ = ["BOOTSTRAP", "CONTROL", "EVENTS", "Controller", "Settings", "bootstrap_id", "coalesce", "standing"]
 
 CONTROL, EVENTS = "models.control", "retraining.events"
 BOOTSTRAP = "bootstrap"

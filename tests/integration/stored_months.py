@@ -1,0 +1,138 @@
+"""Four months of a model's traffic with planted faults, and an archive that holds them as the archiver would."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+
+from compose.services import REPO
+from features.compiler.inputs import Inputs
+from features.compiler.repo import load_repo
+from features.compiler.service import model_inputs, plain_inputs, prediction_topic
+from jobs.archiving import prepare_tables
+from monitors.losses import TILE_MS, sketch_losses
+from monitors.reference import ColumnSpec, Reference
+from monitors.sketches import Sketches, sketch_batch
+from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
+from schemas.tables import DATABASE
+from schemas.topics import topic
+
+START_MS = 16_000 * DAY_MS
+DAYS, TRAINED_DAY, HOURLY, BATCH = 118, 31, 24, 150
+SILENT = 40
+"""A day on which a feed has no values."""
+RISEN = (62, 70)
+"""Days on which amounts are three times as high, which does the model no harm."""
+ODD = (84, 99)
+"""Days on which scores do not foresee labels, until another version answers."""
+ASKED = {TRAINED_DAY - 1: "bootstrap", 64: "features", 92: "performance"}
+"""Days on which a retraining was asked for. That of the features was refused, the others are versions 1 and 2."""
+SPECS = {
+    "amount": ColumnSpec("numeric", source="payments"),
+    "channel": ColumnSpec("categorical", source="payments"),
+    "age": ColumnSpec("numeric", source="people"),
+    "probability": ColumnSpec("score"),
+}
+KINDS = {name: spec.kind for name, spec in SPECS.items()}
+DEFINED = model_inputs(load_repo(REPO), "delay")
+INPUTS: Inputs = plain_inputs(DEFINED)
+PREDICTIONS = prediction_topic(DEFINED)
+
+
+def at(day: float) -> int:
+    """UTC epoch milliseconds of a day of the traffic."""
+    return START_MS + round(day * DAY_MS)
+
+
+def traffic() -> pd.DataFrame:
+    """Requests in the order of their time: `SPECS`, ``id``, ``at`` and ``label_at``, ``version``, ``late`` (0 or 1)."""
+    rng = np.random.default_rng(5)
+    size = DAYS * 24 * HOURLY
+    time_ms = START_MS + np.sort(rng.integers(0, DAYS * DAY_MS, size))
+    day, score = (time_ms - START_MS) // DAY_MS, rng.beta(2, 5, size)
+    risen, odd = ((span[0] <= day) & (day < span[1]) for span in (RISEN, ODD))
+    return pd.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(size)],
+            "at": time_ms,
+            "version": np.select([day < TRAINED_DAY, day < ODD[1]], ["prior", "1"], "2"),
+            "amount": rng.lognormal(3, 1, size) * np.where(risen, 3, 1),
+            "channel": rng.choice(["web", "shop", "phone"], size, p=[0.6, 0.3, 0.1]),
+            "age": np.where(day == SILENT, np.nan, rng.normal(45, 12, size)),
+            "probability": score,
+            "label_at": time_ms + rng.integers(HOUR_MS, 8 * HOUR_MS, size),
+            "late": (rng.random(size) < np.where(odd, np.minimum(score + 0.3, 1), score)).astype(int),
+        }
+    )
+
+
+def inputs(rows: pd.DataFrame) -> Sketches:
+    return sketch_batch({name: rows[name].to_numpy() for name in SPECS}, KINDS, rows["at"].to_numpy(), TILE_MS)
+
+
+def losses(rows: pd.DataFrame) -> Sketches:
+    return sketch_losses(rows["probability"].to_numpy(), rows["late"].to_numpy(), rows["label_at"].to_numpy())
+
+
+def references(rows: pd.DataFrame) -> dict[str, Reference]:
+    """Of both versions, from what the prior was asked."""
+    before = rows[rows["version"] == "prior"]
+    tables = inputs(before), losses(before)
+    return {version: build_reference("delay", version, SPECS, *tables, seed=3) for version in "12"}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Fills the tables of an empty archive."""
+
+    client: Client
+
+    def fill(self, rows: pd.DataFrame) -> int:
+        """What the archiver would have written of the traffic and of the control loop; how many sketches there are."""
+        names = ("flights.arrivals", "models.control", "retraining.events")
+        prepare_tables(self.client, [PREDICTIONS, *map(topic, names)])
+        batches = [part for _, one in rows.groupby("version") for part in _batches(one)]
+        for i in range(0, len(batches), 100):
+            self._put("predictions_delay", pd.concat(map(_answers, batches[i : i + 100])))
+        arrivals = {"flight_id": rows["id"], "event_time": _times(rows["label_at"]), "carrier": "XX", "flight": 1}
+        arrivals |= {"origin": "AAA", "dest": "BBB", "sched_dep": _times(rows["at"]), "arr_delay": 60.0 * rows["late"]}
+        self._put("flights_arrivals", pd.DataFrame(arrivals).sort_values("event_time"))
+        changes = [("prior", 0, "hold"), ("1", at(TRAINED_DAY), "promote"), ("2", at(ODD[1]), "promote")]
+        control = pd.DataFrame(changes, columns=["version", "event_time", "action"]).assign(model="delay", uri="")
+        self._put("models_control", control.assign(event_time=_times(control["event_time"])))
+        asked = pd.DataFrame({"event_time": map(at, ASKED), "monitor": ASKED.values()})
+        asked = asked.assign(model="delay", incident_id=[f"{i:032}" for i in range(len(asked))], reason="", policy="p")
+        asked["event_time"] = asked["effective_from"] = _times(asked["event_time"])
+        self._put("retraining_events", asked)
+        return len(batches)
+
+    def _put(self, table: str, rows: pd.DataFrame) -> None:
+        rows = rows.assign(_partition=0, _offset=range(len(rows)))
+        self.client.insert_arrow(table, pa.Table.from_pandas(rows, preserve_index=False), database=DATABASE)
+
+
+def _batches(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+
+
+def _answers(batch: pd.DataFrame) -> pd.DataFrame:
+    """A batch as scoring writes it: its sketches are on the last row."""
+    last = [None] * (len(batch) - 1)
+    found = {"request_id": batch["id"], "event_time": _times(batch["at"]), "model": "delay"}
+    found |= {"model_version": batch["version"], "probability": batch["probability"]}
+    return pd.DataFrame(found | {"sketch_rows": [*last, len(batch)], "sketch": [*last, inputs(batch).to_bytes()]})
+
+
+def _times(milliseconds: pd.Series) -> pd.Series:
+    return pd.to_datetime(milliseconds, unit="ms", utc=True)
+
+
+def leave_references(models: Path, found: dict[str, Reference]) -> None:
+    """Where training leaves them."""
+    for version, each in found.items():
+        folder = models / "delay" / version
+        folder.mkdir(parents=True)
+        (folder / "reference.avro").write_bytes(each.to_bytes())

@@ -1,0 +1,217 @@
+"""``headwater alerts replay`` on four months of planted drift in a real archive."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import stored_months as months
+from click.testing import CliRunner, Result
+from own_services import own_clickhouse
+from stored_months import at
+
+from compose.cli import headwater
+from compose.local.home import Home
+from compose.local.platform import Endpoints, Running
+from compose.past import open_archive, read_past
+from features.compiler.inputs import write_inputs
+from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.incidents import Alert
+from monitors.reference import Reference
+from monitors.thresholds import DAY_MS, HOUR_MS
+
+FOREVER_MS = at(1000)
+
+
+@dataclass
+class Kept:
+    """A platform that was left running: what of it the command reads."""
+
+    home: Home
+    clickhouse: str
+    rows: pd.DataFrame
+    references: dict[str, Reference]
+    sketches: int
+
+    @cached_property
+    def stock(self) -> dict:
+        """What the policy of the flights would have done."""
+        return self.told()
+
+    def replay(self, *options: str) -> Result:
+        environ = {"HEADWATER_HOME": str(self.home.root)}
+        return CliRunner().invoke(headwater, ["alerts", "replay", *options], env=environ)
+
+    def told(self, *options: str) -> dict:
+        done = self.replay("--json", *options)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    home = Home(tmp_path_factory.mktemp("kept"))
+    rows = months.traffic()
+    references = months.references(rows)
+    months.leave_references(home.path("models"), references)
+    write_inputs(home.path("inputs.json"), {"delay": months.INPUTS})
+    with own_clickhouse(home.path("archive")) as (url, client):
+        endpoints = Endpoints("", "", url, "")
+        began = psutil.Process().create_time()
+        home.platform_file.write_text(json.dumps(asdict(Running("", "up", os.getpid(), began, endpoints, {}))))
+        yield Kept(home, url, rows, references, months.Archive(client).fill(rows))
+
+
+def policy(folder: Path, retrain: str, more: str = "") -> str:
+    file = folder / "policy.yaml"
+    file.write_text(f"version: tried\nlead: 7 d\ncool_down: 28 d\n{more}monitors: {{retrain: [{retrain}]}}\n")
+    return str(file)
+
+
+def day_of(text: str) -> float:
+    return (pd.Timestamp(text).value // 1_000_000 - months.START_MS) / DAY_MS
+
+
+def test_alerts_are_those_of_a_monitor_that_hears_an_hour_at_a_time(kept: Kept) -> None:
+    with open_archive(kept.home, kept.clickhouse, "delay") as (stored, references):
+        past = read_past(stored, "delay", references, MonitorSettings(), FOREVER_MS)
+    assert (past.sketches, past.labelled) == (kept.sketches, (kept.rows["label_at"] < FOREVER_MS).sum())
+    assert {each.monitor for each in past.alerts} == {"data", "features", "performance", "sequential"}
+    assert past.alerts == hour_by_hour(kept)
+
+
+def hour_by_hour(kept: Kept) -> list[Alert]:
+    monitor, found = ModelMonitor("delay", kept.references.get), []
+    whole = {name: (months.inputs(rows), months.losses(rows)) for name, rows in kept.rows.groupby("version")}
+    for hour in range(months.START_MS, at(months.DAYS), HOUR_MS):
+        for version, tables in whole.items():
+            asked, known = (table.between(hour, hour + HOUR_MS) for table in tables)
+            if len(asked.tiles):
+                monitor.add_sketches(version, asked)
+            if len(known.tiles):
+                monitor.add_losses(version, known)
+        found += monitor.advance(hour + HOUR_MS)[1]
+    return found
+
+
+def test_the_policy_that_was_in_force_does_what_was_done(kept: Kept) -> None:
+    found = kept.stock
+    assert (found["model"], found["sketches"], found["labelled"]) == ("delay", kept.sketches, len(kept.rows))
+    assert {round(day_of(each["at"])): each["monitor"] for each in found["retrains"]} == {
+        day: monitor for day, monitor in months.ASKED.items() if monitor != "bootstrap"
+    }
+    assert found["policies"]["policy"] == found["policies"]["was"]
+
+
+def test_it_retrains_for_nothing_once_and_is_late_once(kept: Kept) -> None:
+    """Amounts rise and nothing is the worse for it; while the model cools down from that, labels cease to fit."""
+    (decline,) = kept.stock["declines"]
+    assert [day_of(decline[end]) for end in ("from", "to")] == list(months.ODD)
+    assert (decline["sure"], decline["ended_by"]) == (True, "2")
+    assert [each["false"] for each in kept.stock["retrains"]] == [True, False]
+    mine = kept.stock["policies"]["policy"]
+    assert (mine["retrains"], mine["false"], mine["missed"]) == (2, 1, 0)
+    assert mine["delay_days"] == 92 - months.ODD[0]
+
+
+def test_beside_it_stand_those_who_ask_nobody(kept: Kept) -> None:
+    found = kept.stock["policies"]
+    assert list(found) == ["policy", "was", "always", "never", "monthly"]
+    assert {name: found["never"][name] for name in ("retrains", "false", "missed", "delay_days")} == {
+        "retrains": 0, "false": 0, "missed": 1, "delay_days": None,
+    }  # fmt: skip
+    # The first model was asked for on day 30, and answers from day 31 on.
+    assert [day_of(each) for each in found["always"]["at"]] == [58, 86, 114]
+    assert [day_of(each) for each in found["monthly"]["at"]] == [61, 91]
+    assert [found[each]["delay_days"] for each in ("always", "monthly")] == [2, 7]
+    harm = {name: each["harm_nats"] for name, each in found.items()}
+    assert 0 < harm["always"] < harm["monthly"] < harm["never"]
+    assert harm["never"] == kept.stock["declines"][0]["harm_nats"]
+
+
+def test_a_policy_that_hears_only_labels_is_never_wrong_and_early(kept: Kept, tmp_path: Path) -> None:
+    found = kept.told("--policy", policy(tmp_path, "performance, sequential"))
+    mine = found["policies"]["policy"]
+    assert (mine["retrains"], mine["false"], mine["missed"]) == (1, 0, 0)
+    assert mine["delay_days"] <= 2
+    assert mine["harm_nats"] < found["policies"]["always"]["harm_nats"]
+
+
+def test_a_policy_that_never_retrains_misses_it(kept: Kept, tmp_path: Path) -> None:
+    found = kept.told("--policy", policy(tmp_path, ""))["policies"]
+    assert found["policy"] == found["never"]
+    assert found["never"]["missed"] == 1
+
+
+def test_with_a_margin_that_nothing_exceeds_nothing_declines(kept: Kept, tmp_path: Path) -> None:
+    found = kept.told("--policy", policy(tmp_path, "performance", "margin: 9\n"))
+    assert found["declines"] == []
+    assert all(each["harm_nats"] == each["missed"] == 0 for each in found["policies"].values())
+
+
+def test_alerts_come_of_the_budget_that_is_asked_for(kept: Kept, tmp_path: Path) -> None:
+    labels = policy(tmp_path, "performance")
+    usual, strict = (
+        kept.told("--policy", labels, "--false-retrains", each)["policies"]["policy"] for each in ("0.25", "0.000001")
+    )
+    assert usual["delay_days"] < strict["delay_days"]
+    assert usual["harm_nats"] < strict["harm_nats"]
+
+
+def test_a_span_counts_what_is_in_it(kept: Kept) -> None:
+    found = kept.told("--from", f"{pd.Timestamp(at(75), unit='ms'):%Y-%m-%d}")
+    assert [each["monitor"] for each in found["retrains"]] == ["performance"]
+    assert found["policies"]["policy"]["false"] == 0
+    found = kept.told("--to", f"{pd.Timestamp(at(80), unit='ms'):%Y-%m-%d}")
+    assert [each["monitor"] for each in found["retrains"]] == ["features"]
+    assert found["declines"] == []
+    assert found["labelled"] < 80 * 24 * months.HOURLY
+
+
+def test_people_are_told_in_a_pipe_as_well(kept: Kept) -> None:
+    done = kept.replay()
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    mine = next(line.split() for line in lines if line.startswith("this policy"))
+    assert mine[2:6] == ["2", "1", "0", "8.0"]
+    assert "this policy .........F..=R=.." in [" ".join(line.split()) for line in lines]
+    assert "Declines: 1, sure: 1, ended by another version: 1" in " ".join(done.stdout.split())
+    assert max(map(len, lines[:15])) <= 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "fraud"], "Expected one of the models delay, got 'fraud'."),
+        (["--policy", "no.yaml"], "no.yaml: expected a policy in YAML"),
+        (["--from", "2099-01-01"], "Expected a span within the traffic of delay"),
+        (["--to", "2001-01-01"], "Expected sketches of the traffic of delay"),
+        (["--to", f"{pd.Timestamp(at(20), unit='ms'):%Y-%m-%d}"], "only the prior has answered by then"),
+    ],
+)
+def test_what_cannot_be_is_said(kept: Kept, options: list[str], message: str) -> None:
+    done = kept.replay(*options)
+    assert done.exit_code == 1
+    assert message in done.output
+
+
+def test_a_reference_that_is_gone_is_named(kept: Kept) -> None:
+    file = kept.home.path("models", "delay", "1", "reference.avro")
+    file.rename(file.with_name("away"))
+    try:
+        done = kept.replay()
+    finally:
+        file.with_name("away").rename(file)
+    assert done.exit_code == 1
+    assert f"{file}: No such file or directory." in done.output
+
+
+def test_without_a_platform_there_is_nothing_to_replay(tmp_path: Path) -> None:
+    done = CliRunner().invoke(headwater, ["alerts", "replay"], env={"HEADWATER_HOME": str(tmp_path)})
+    assert done.exit_code == 1
+    assert "No platform runs in" in done.output
