@@ -243,7 +243,9 @@ def sketch_embeddings(path: Path, column: str, kernel: Kernel | None = None) -> 
 def _vectors(column: pa.Array) -> tuple[Floats, int]:
     """Rows that are not null, shape (n, d), with NaN for a null in one, and how many are."""
     there = column.drop_null()
-    lengths = np.unique(pc.list_value_length(there).to_numpy(zero_copy_only=False)) if len(there) else np.zeros(1, np.int64)
+    lengths = (
+        np.unique(pc.list_value_length(there).to_numpy(zero_copy_only=False)) if len(there) else np.zeros(1, np.int64)
+    )
     if len(lengths) > 1:
         raise EmbeddingError(f"expected rows of one number of dimensions, got {', '.join(map(str, lengths))}")
     flat = there.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
