@@ -22,6 +22,7 @@ __all__ = [
     "bucket_edges",
     "bucket_values",
     "carry",
+    "count_codes",
     "count_doubles",
     "count_keys",
     "factorize",
@@ -42,6 +43,7 @@ CODE_BITS: Final = 32
 CODE_BIAS: Final = 1 << (CODE_BITS - 1)
 
 _MANTISSA_SHIFT: Final = 52 - 5
+_COUNTERS_A_ROW: Final = 16
 _SIGN: Final = 1 << (63 - _MANTISSA_SHIFT)
 _INFINITY: Final = 0x7FF << 5  # of the top bits, the sign apart; what is above is no number
 _SUM_SCALE: Final = 2.0**20  # sums are kept in units of 2**-20: finer than any unit of the columns we know
@@ -124,6 +126,25 @@ def count_doubles(values: Floats) -> tuple[Ints, Ints]:
     return codes, np.concatenate([below[down], middle + zeros, above[up]])
 
 
+def count_codes(tile: Ints, codes: Ints, tiles: int) -> tuple[Ints, Ints, Ints]:
+    """Tiles and codes that came, in that order, and how often; `tile`, of each row, is from 0 to `tiles` - 1.
+
+    Where codes are few for so many rows each pair has a counter of its own; else the pairs are sorted.
+    """
+    if len(codes) == 0:
+        return codes, codes, codes
+    least = int(codes.min())
+    span = int(codes.max()) - least + 1
+    if tiles * span <= _COUNTERS_A_ROW * len(codes):
+        every = np.bincount(tile * span + (codes - least))
+        at = np.flatnonzero(every)
+        counts = every[at]
+    else:
+        at, counts = np.unique(tile * span + (codes - least), return_counts=True)
+    found, rest = np.divmod(at, span)
+    return found, rest + least, counts
+
+
 def bucket_values(codes: Ints, kind: Kind) -> Floats:
     """Middle of each bucket, within ``RELATIVE_ERROR`` of every value in it (of a score within 1/256)."""
     if kind == "score":
@@ -157,18 +178,14 @@ def unpack_codes(keys: Ints) -> Ints:
     return (keys & ((1 << CODE_BITS) - 1)) - CODE_BIAS
 
 
-def count_keys(keys: Ints, weights: Ints | None = None) -> tuple[Ints, Ints]:
-    """Distinct keys, ascending, and how often (or with what total weight) each came."""
+def count_keys(keys: Ints, weights: Ints) -> tuple[Ints, Ints]:
+    """Distinct keys, ascending, and with what total weight each came."""
     if len(keys) == 0:
         return keys, np.zeros(0, np.int64)
-    if weights is None:
-        ordered = np.sort(keys)
-    else:
-        order = np.argsort(keys, kind="stable")
-        ordered, weights = keys[order], weights[order]
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    counts = np.diff(np.r_[first, len(ordered)]) if weights is None else np.add.reduceat(weights, first)
-    return ordered[first], counts
+    return ordered[first], np.add.reduceat(weights[order], first)
 
 
 def factorize(columns: Sequence[npt.NDArray[Any]]) -> tuple[tuple[str, ...], Iterator[Ints]]:

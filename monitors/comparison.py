@@ -6,8 +6,17 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from monitors.figures import Figure, Figures, compare
-from monitors.files import FileError, SketchedFile, kinds_of, rows_of, sample, segments_of, sketch_file
+from monitors.figures import Figure, Figures, compare, compare_embeddings
+from monitors.files import (
+    FileError,
+    SketchedFile,
+    columns_of,
+    rows_of,
+    sample,
+    segments_of,
+    sketch_embeddings,
+    sketch_file,
+)
 from monitors.sketches import Sketches
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ class Comparison:
         Of current.
     left_out : mapping of str to str
         Columns that were not compared, and why.
-    categorical : tuple of str
+    categorical, embeddings : tuple of str
     domain : Domain, optional
         How well whole rows tell the files apart, where that was asked for.
     """
@@ -45,11 +54,17 @@ class Comparison:
     segment_rows: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     categorical: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
     domain: "Domain | None" = None
 
     def ranked(self) -> list[tuple[str, Figures]]:
         """Columns, those that differ most first: by the share of rows that would have to move, at least."""
         return sorted(self.columns.items(), key=lambda item: -_rank(item[1]))
+
+    @property
+    def plain(self) -> list[str]:
+        """Columns of single values."""
+        return [name for name in self.columns if name not in self.embeddings]
 
     def most_in_segments(self) -> Iterator[tuple[str, int, str, Figure]]:
         """For each segment the column that differs most there: segment, rows, column, its KS or TV."""
@@ -76,8 +91,8 @@ class Comparison:
 
 
 def main_figure(figures: Figures) -> Figure:
-    """What a column is ranked by: KS, or the total variation of texts."""
-    return figures.get("ks") or figures["tv"]
+    """What a column is ranked by: KS, the total variation of texts, the squared MMD of embeddings."""
+    return next(figures[name] for name in ("ks", "tv", "mmd") if name in figures)
 
 
 def _rank(figures: Figures) -> float:
@@ -115,29 +130,38 @@ def compare_files(
     ------
     monitors.files.FileError
     """
-    kinds, left_out = kinds_of(reference, current)
+    columns = columns_of(reference, current)
     segments = segments_of(reference, segment_column) if segment_column else None
     files: list[SketchedFile] = []
     for path in (reference, current):
         progress.begin(path, rows_of(path))
-        files.append(sketch_file(path, kinds, segments, progress.read))
+        files.append(sketch_file(path, columns.kinds, segments, progress.read))
     first, second = files
     both = [name for name in first.by_segment if name in second.by_segment]
     return Comparison(
         rows=(first.rows, second.rows),
-        columns=_compared(first.whole, second.whole, seed),
+        columns=_compared(first.whole, second.whole, seed) | _embedded(reference, current, columns.embeddings, seed),
         segments={
             f"{segment_column}={name}": _compared(first.by_segment[name], second.by_segment[name], seed)
             for name in both
         },
         segment_rows={f"{segment_column}={name}": int(second.by_segment[name].rows.sum()) for name in both},
-        left_out=left_out,
-        categorical=tuple(name for name, kind in kinds.items() if kind == "categorical"),
+        left_out=columns.left_out,
+        categorical=tuple(name for name, kind in columns.kinds.items() if kind == "categorical"),
+        embeddings=columns.embeddings,
     )
 
 
 def _compared(reference: Sketches, current: Sketches, seed: int) -> dict[str, Figures]:
     return {name: compare(reference.column(name), current.column(name), seed) for name in reference.names}
+
+
+def _embedded(reference: Path, current: Path, names: tuple[str, ...], seed: int) -> dict[str, Figures]:
+    found: dict[str, Figures] = {}
+    for name in names:
+        first = sketch_embeddings(reference, name)
+        found[name] = compare_embeddings(first, sketch_embeddings(current, name, first.kernel), seed)
+    return found
 
 
 def classify(reference: Path, current: Path, found: Comparison, seed: int) -> "Domain":
@@ -150,7 +174,7 @@ def classify(reference: Path, current: Path, found: Comparison, seed: int) -> "D
     """
     from monitors.domain import tell_apart  # scikit-learn, for whom it is asked for
 
-    first, second = (sample(path, list(found.columns), seed=seed) for path in (reference, current))
+    first, second = (sample(path, found.plain, seed=seed) for path in (reference, current))
     try:
         return tell_apart(first, second, found.categorical, seed)
     except ValueError as exc:
@@ -166,7 +190,7 @@ def draw(reference: Path, current: Path, found: Comparison, out: Path) -> Path:
     """
     from monitors.reports import draw_report
 
-    order = [name for name, _ in found.ranked()]
+    order = [name for name, _ in found.ranked() if name not in found.embeddings]
     sides = [sample(path, order) for path in (reference, current)]
     title = f"{current.name} beside {reference.name}"
     return draw_report(sides[0], sides[1], out, found.categorical, title, closely=order[:CLOSELY])

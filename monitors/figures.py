@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints, bucket_edges
+from monitors.embeddings import EmbeddingSketch, mmd, mmd_bound, mmd_under_null
 from monitors.sketches import ColumnSketch
 from monitors.statistics import (
     align,
@@ -38,7 +39,7 @@ from monitors.statistics import (
     wasserstein_bound,
 )
 
-__all__ = ["BINNED", "ORDERED", "Figure", "Figures", "compare"]
+__all__ = ["BINNED", "ORDERED", "Figure", "Figures", "compare", "compare_embeddings"]
 
 REPLICATES: Final = 500
 FINE_GROUPS: Final = 128
@@ -92,7 +93,8 @@ def compare(reference: ColumnSketch, current: ColumnSketch, seed: int = 0) -> di
     is_text = reference.kind == "categorical"
     names = (*BINNED, *(() if is_text else ORDERED))
     values, left, right = align(reference, current)
-    nulls = {"null_rate": _null_rates(reference, current)}
+    n, m = reference.count + reference.nulls, current.count + current.nulls
+    nulls = {"null_rate": _null_rates(n, m, reference.nulls, current.nulls)}
     if not left.sum() or not right.sum():
         return {name: Figure(np.nan, np.nan, np.nan) for name in names} | nulls
     random = np.random.default_rng(seed)
@@ -109,13 +111,23 @@ def compare(reference: ColumnSketch, current: ColumnSketch, seed: int = 0) -> di
     return found | nulls
 
 
-def _null_rates(reference: ColumnSketch, current: ColumnSketch) -> Figure:
+def compare_embeddings(reference: EmbeddingSketch, current: EmbeddingSketch, seed: int = 0) -> dict[str, Figure]:
+    """The squared MMD of two sketches of embeddings, and their rates of nulls; see :func:`compare`."""
+    value = mmd(reference, current)
+    found = Figure(value, np.nan, np.nan)
+    if not np.isnan(value):
+        under_null = mmd_under_null(reference, current, REPLICATES, np.random.default_rng(seed))
+        found = Figure(value, mmd_bound(reference, current), _chance(value, under_null))
+    n, m = reference.rows + reference.nulls, current.rows + current.nulls
+    return {"mmd": found, "null_rate": _null_rates(n, m, reference.nulls, current.nulls)}
+
+
+def _null_rates(n: int, m: int, before: int, now: int) -> Figure:
     """How many more rows are null, as a share; exact. Its chance is of two shares of one binomial, normally."""
-    n, m = (each.count + each.nulls for each in (reference, current))
     if not n or not m:
         return Figure(np.nan, np.nan, np.nan)
-    value = current.nulls / m - reference.nulls / n
-    pooled = (current.nulls + reference.nulls) / (n + m)
+    value = now / m - before / n
+    pooled = (now + before) / (n + m)
     spread = sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     return Figure(value, 0.0, erfc(abs(value) / spread / sqrt(2)) if spread else 1.0)
 

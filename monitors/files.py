@@ -8,25 +8,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monitors.buckets import Ints, Kind
+from monitors.buckets import Floats, Ints, Kind
+from monitors.embeddings import EmbeddingError, EmbeddingSketch, Kernel
 from monitors.sketches import Sketches, merge, sketch_batch
 
 __all__ = [
     "OTHER",
+    "Columns",
     "FileError",
     "Segments",
     "SketchedFile",
-    "kinds_of",
+    "columns_of",
     "rows_of",
     "sample",
     "segments_of",
+    "sketch_embeddings",
     "sketch_file",
 ]
 
@@ -35,6 +39,7 @@ BATCHES_PER_MERGE: Final = 16
 SEGMENTS_MAX: Final = 20
 OTHER: Final = "other"
 _SEGMENT_MS: Final = 1
+_EMBEDDING: Final = "embedding"
 
 
 class FileError(ValueError):
@@ -83,10 +88,30 @@ class SketchedFile:
     by_segment: Mapping[str, Sketches]
 
 
-def kinds_of(reference: Path, current: Path) -> tuple[dict[str, Kind], dict[str, str]]:
+@dataclass(frozen=True)
+class Columns:
+    """The columns of two files.
+
+    Attributes
+    ----------
+    kinds : mapping of str to Kind
+        Of those that are compared value by value.
+    embeddings : tuple of str
+        Those of lists of numbers, a row each.
+    left_out : mapping of str to str
+        The others, and why.
+    """
+
+    kinds: Mapping[str, Kind]
+    embeddings: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def columns_of(reference: Path, current: Path) -> Columns:
     """The columns that both files have and that can be compared; and of the others, why not.
 
-    Numbers and truth values are numeric, texts are categorical. Times are left out: those of two files always differ.
+    Numbers and truth values are numeric, texts are categorical, lists of numbers are embeddings. Times are left out:
+    those of two files always differ.
 
     Raises
     ------
@@ -95,6 +120,7 @@ def kinds_of(reference: Path, current: Path) -> tuple[dict[str, Kind], dict[str,
     """
     schemas = [_schema(each) for each in (reference, current)]
     kinds: dict[str, Kind] = {}
+    embeddings: list[str] = []
     left_out: dict[str, str] = {}
     for name in dict.fromkeys([*schemas[0].names, *schemas[1].names]):
         missing = [path for path, schema in zip((reference, current), schemas, strict=True) if name not in schema.names]
@@ -106,11 +132,13 @@ def kinds_of(reference: Path, current: Path) -> tuple[dict[str, Kind], dict[str,
             left_out[name] = f"of type {schemas[found.index(None)].field(name).type}"
         elif found[0] != found[1]:
             left_out[name] = f"{found[0]} in {reference.name}, {found[1]} in {current.name}"
+        elif found[0] == _EMBEDDING:
+            embeddings.append(name)
         else:
             kinds[name] = found[0]  # type: ignore[assignment]
-    if not kinds:
+    if not kinds and not embeddings:
         raise FileError(f"expected a column of numbers or texts that both files have, got {left_out or 'none at all'}")
-    return kinds, left_out
+    return Columns(kinds, tuple(embeddings), left_out)
 
 
 def segments_of(reference: Path, column: str) -> Segments:
@@ -183,6 +211,47 @@ def sketch_file(
     return SketchedFile(rows, table.collapse(), parts)
 
 
+def sketch_embeddings(path: Path, column: str, kernel: Kernel | None = None) -> EmbeddingSketch:
+    """Sketch a column of lists of numbers.
+
+    Parameters
+    ----------
+    path : Path
+    column : str
+    kernel : Kernel, optional
+        Default: one as wide as the first rows are apart.
+
+    Raises
+    ------
+    FileError
+        Where rows have other dimensions, or too few have numbers.
+    """
+    found = None if kernel is None else EmbeddingSketch.empty(kernel)
+    try:
+        for batch in _ahead(pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=[column])):
+            rows, nulls = _vectors(batch.column(0))
+            if found is None:
+                found = EmbeddingSketch.empty(Kernel.of(rows))
+            found = found.add(rows, nulls)
+    except EmbeddingError as exc:
+        raise FileError(f"{path}: column {column!r}: {exc}") from exc
+    if found is None:
+        raise FileError(f"{path}: expected rows, got none")
+    return found
+
+
+def _vectors(column: pa.Array) -> tuple[Floats, int]:
+    """Rows that are not null, shape (n, d), with NaN for a null in one, and how many are."""
+    there = column.drop_null()
+    lengths = (
+        np.unique(pc.list_value_length(there).to_numpy(zero_copy_only=False)) if len(there) else np.zeros(1, np.int64)
+    )
+    if len(lengths) > 1:
+        raise EmbeddingError(f"expected rows of one number of dimensions, got {', '.join(map(str, lengths))}")
+    flat = there.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return flat.reshape(len(there), int(lengths[0])), len(column) - len(there)
+
+
 def _batches(
     path: Path,
     columns: Sequence[str],
@@ -221,8 +290,10 @@ def _schema(path: Path) -> pa.Schema:
         raise FileError(f"{path}: expected a parquet file, got {exc}") from exc
 
 
-def _kind(of: pa.DataType) -> Kind | None:
+def _kind(of: pa.DataType) -> Kind | Literal["embedding"] | None:
     types = pa.types
+    if types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of):
+        return _EMBEDDING if types.is_floating(of.value_type) or types.is_integer(of.value_type) else None
     if types.is_dictionary(of):
         return _kind(of.value_type)
     if types.is_string(of) or types.is_large_string(of):

@@ -126,6 +126,8 @@ def pack_ints(values: Ints) -> bytes:
     """Zigzag varints of int64 values."""
     signed = np.asarray(values, dtype=np.int64)
     unsigned = ((signed << 1) ^ (signed >> 63)).view(np.uint64)
+    if not len(unsigned) or unsigned.max() < 128:  # as most counts are
+        return unsigned.astype(np.uint8).tobytes()
     size = np.ones(len(unsigned), dtype=np.int64)
     for bits in range(7, 64, 7):
         longer = unsigned >= np.uint64(1) << np.uint64(bits)

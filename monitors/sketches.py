@@ -38,6 +38,7 @@ from monitors.buckets import (
     bucket_codes,
     bucket_values,
     carry,
+    count_codes,
     count_doubles,
     count_keys,
     factorize,
@@ -248,11 +249,10 @@ def sketch_batch(
     starts = starts[order] if len(order) else starts
     tiles, first, rows = np.unique(starts, return_index=True, return_counts=True)
     table = _empty(tile_ms, names, tuple(kinds[name] for name in names), tiles, rows)
-    cells = np.repeat(np.arange(len(tiles)) * len(names), rows)
+    tile_at = np.repeat(np.arange(len(tiles)), rows)
     texts, text_codes = factorize([columns[name] for name in names if kinds[name] == "categorical"])
-    # Many rows of one tile are counted a column at a time; a sort of all columns at once is for the few of each tile.
-    counts_columns = len(tiles) == 1 and len(times) >= _COUNTED_ROWS
-    keys, counted = [], []
+    top_bits = len(tiles) == 1 and len(times) >= _COUNTED_ROWS
+    counted: list[tuple[Ints, Ints, Ints]] = []
     for c, name in enumerate(names):
         text = kinds[name] == "categorical"
         values: npt.NDArray[Any] = next(text_codes) if text else np.asarray(columns[name], dtype=np.float64)
@@ -263,23 +263,34 @@ def sketch_batch(
             table.nulls[:, c] = np.add.reduceat(null, first, dtype=np.int64)
         if not text and len(values):
             _fill_moments(table, c, values, null if some_null else None, first)
-        if counts_columns and kinds[name] == "numeric":
+        if top_bits and kinds[name] == "numeric":
             codes, counts = count_doubles(values)
-            keys.append(pack_keys(np.full(len(codes), c), codes))
-            counted.append(counts)
+            counted.append((np.zeros(len(codes), np.int64), codes, counts))
             continue
         present = values[~null] if some_null else values
         codes = (present if text else bucket_codes(present, kinds[name])).astype(np.int64)
-        if counts_columns:
-            every = np.bincount(codes)
-            codes = np.flatnonzero(every)
-            keys.append(pack_keys(np.full(len(codes), c), codes))
-            counted.append(every[codes])
-        else:
-            keys.append(pack_keys((cells[~null] if some_null else cells) + c, codes))
-    packed = np.concatenate(keys or [np.zeros(0, np.int64)])
-    packed, counts = (packed, np.concatenate(counted)) if counted else count_keys(packed)
+        counted.append(count_codes(tile_at[~null] if some_null else tile_at, codes, len(tiles)))
+    packed, counts = _in_order(counted, len(tiles))
     return _prune(replace(table, keys=packed, counts=counts, vocabulary=texts))
+
+
+def _in_order(counted: Sequence[tuple[Ints, Ints, Ints]], tiles: int) -> tuple[Ints, Ints]:
+    """Keys and counts of all columns by tile, then column, then code; each column comes in the order of its own.
+
+    Every key knows its place from how many are ahead of its cell, so that nothing is sorted.
+    """
+    width = len(counted)
+    if not width:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    sizes = np.stack([np.bincount(tile, minlength=tiles) for tile, _, _ in counted], axis=1, dtype=np.int64)
+    ends = np.cumsum(sizes.ravel()).reshape(sizes.shape)
+    keys, counts = (np.empty(int(sizes.sum()), np.int64) for _ in range(2))
+    for c, (tile, codes, count) in enumerate(counted):
+        before = ends[:, c] - np.cumsum(sizes[:, c])
+        place = np.arange(len(codes)) + before[tile]
+        keys[place] = pack_keys(tile * width + c, codes)
+        counts[place] = count
+    return keys, counts
 
 
 def _empty(tile_ms: int, names: tuple[str, ...], kinds: tuple[Kind, ...], tiles: Ints, rows: Ints) -> Sketches:
@@ -384,7 +395,9 @@ def _prune(raw: Sketches) -> Sketches:
         keep[np.concatenate(dropped)] = False
         keys, counts, texts = keys[keep], counts[keep], texts[keep]
     codes = unpack_codes(keys)
-    used = np.unique(codes[texts])
+    used = np.flatnonzero(np.bincount(codes[texts]))
+    if keys is raw.keys and len(used) == len(raw.vocabulary):
+        return raw
     codes[texts] = np.searchsorted(used, codes[texts])
     vocabulary = tuple(raw.vocabulary[i] for i in used)
     return replace(raw, keys=pack_keys(keys >> CODE_BITS, codes), counts=counts, other=other, vocabulary=vocabulary)

@@ -7,9 +7,11 @@ outside. Everything runs on this machine at once, Kafka included, as in the demo
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from confluent_kafka import Message, TopicPartition
 
 from compose.demo.ledger import EVENTS
@@ -19,21 +21,27 @@ from compose.local.home import Home, PlatformError
 from compose.local.jobs import FlinkRest, JobBook
 from compose.local.platform import Platform, local_services
 from compose.local.services import Service, python_module
-from compose.services import derived_topics, headwater_platform
+from compose.services import REPO, derived_topics, headwater_platform
+from features.compiler.repo import Repo, load_repo
+from features.compiler.service import model_inputs
 from jobs.archiving import Archiver
 from jobs.kafka import Publish, Writer
 from jobs.reading import TopicReader, client_of, reader
+from monitors.buckets import Kind
+from monitors.losses import TILE_MS
+from monitors.sketches import sketch_batch
 from schemas.topics import topic
 
 __all__ = ["MEANING", "repetition"]
 
-LIMIT_KAFKA, LIMIT_FLINK = "kafka read", "flink read"
+LIMIT_KAFKA, LIMIT_FLINK, SCORING = "kafka read", "flink read", "scoring as-of"
 # Name of a figure: what it counts, and the limit it is held against.
 MEANING = {
     LIMIT_KAFKA: ("events consumed by a bare client", ""),
     LIMIT_FLINK: ("events read and decoded by bare Flink SQL", LIMIT_KAFKA),
     "features": ("events into feature rows", LIMIT_FLINK),
-    "scoring as-of": ("requests answered", LIMIT_FLINK),
+    SCORING: ("requests answered", LIMIT_FLINK),
+    "sketches": ("requests sketched, in the batches that were answered", SCORING),
     "drift": ("predictions and labels judged", LIMIT_FLINK),
     "archiver": ("records into ClickHouse", LIMIT_KAFKA),
     "pusher": ("feature rows into the online store", LIMIT_KAFKA),
@@ -66,13 +74,15 @@ def _stages(home: Home, flights: int, tell: Tell) -> tuple[dict[str, float], int
         rates = {LIMIT_KAFKA: events / seconds}
         asked = _count(at.kafka, EVENTS[:1])
         judged = 2 * asked  # as many labels as requests, but for those that never come
-        counted = {LIMIT_FLINK: events, "features": events - asked, "scoring as-of": asked, "drift": judged}
+        counted = {LIMIT_FLINK: events, "features": events - asked, SCORING: asked, "drift": judged}
         for (name, count), job in zip(counted.items(), ("baseline", *JOBS), strict=True):
             tell(name)
             rates[name] = count / (_answering(platform, asked) if job == "scoring" else _bounded(platform, job))
         tell("archiver")
         names = [*EVENTS, *(each.name for each in topics.read())]
         rates["archiver"] = _archived(at.kafka, at.clickhouse, [*map(topic, EVENTS), *topics.read()], names)
+        tell("sketches")
+        rates["sketches"] = _sketched(at.clickhouse, load_repo(REPO))
         tell("pusher")
         rates["pusher"] = _pushed(
             at.kafka, home.path("online", "online.db"), [n for n in names if n[:9] == "features."]
@@ -171,6 +181,27 @@ def _archived(kafka: str, clickhouse: str, topics: list[Any], names: list[str]) 
     archiver.close()
     client.close()
     return archiver.counts["rows"] / seconds
+
+
+def _sketched(clickhouse: str, repo: Repo) -> float:
+    """What the sketches of all answers take by themselves, in the batches that Flink made of them."""
+    inputs = model_inputs(repo, "delay")
+    kinds: dict[str, Kind] = {n: "categorical" if n in inputs.categorical else "numeric" for n in inputs.columns}
+    kinds["probability"] = "score"
+    client = client_of(clickhouse)
+    listed = ", ".join(f"`{name}`" for name in kinds)
+    answers = client.query_df(
+        f"SELECT toUnixTimestamp64Milli(event_time) AS time_ms, sketch IS NOT NULL AS ends, {listed} "
+        "FROM headwater.predictions_delay ORDER BY _partition, _offset"
+    )
+    client.close()
+    columns = {name: answers[name].to_numpy() for name in kinds}
+    times, ends = answers["time_ms"].to_numpy(np.int64), np.flatnonzero(answers["ends"]) + 1
+    began = time.perf_counter()
+    for start, end in pairwise([0, *ends.tolist()]):
+        batch = {name: values[start:end] for name, values in columns.items()}
+        sketch_batch(batch, kinds, times[start:end], TILE_MS).to_bytes()
+    return len(answers) / (time.perf_counter() - began)
 
 
 def _pushed(kafka: str, path: Path, names: list[str]) -> float:

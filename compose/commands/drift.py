@@ -150,7 +150,7 @@ def tables(found: "Comparison") -> list[Table]:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for name in ("column", "KS or TV", "within", "PSI", "Wasserstein", "nulls", "chance"):
+    for name in ("column", "KS, TV or MMD", "within", "PSI", "Wasserstein", "nulls", "chance"):
         shown.add_column(name, justify="left" if name == "column" else "right", no_wrap=True)
     for name, figures in found.ranked():
         main = main_figure(figures)
@@ -160,7 +160,7 @@ def tables(found: "Comparison") -> list[Table]:
             name,
             _number(main.value),
             _number(main.bound),
-            _number(figures["psi"].value),
+            _number(figures["psi"].value) if "psi" in figures else "",
             _number(far.value) if far else "",
             f"{nulls:+.1%}" if nulls else "",
             _number(main.p_value),
