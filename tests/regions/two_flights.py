@@ -34,6 +34,8 @@ MODEL = "delay"
 STEP_MS = 6 * 3_600_000
 TAIL_MS = 3 * 86_400_000
 UP_S = 240.0
+# Alarms often enough for two incidents by July.
+OFTEN = ("--false-retrains", "0.95")
 TIMING = "timing: {beat_s: 2, lease_s: 20}\n"  # two platforms on one machine keep each other waiting
 
 
@@ -143,7 +145,7 @@ class TwoRegions:
             for name in self.regions.names:
                 at = self.running(name).endpoints
                 book = JobBook(region_home(self.home, name), at.kafka, at.flink)
-                book.submit(JOBS, ["--mode", "as-of", "--checkpoint-ms", str(AS_OF_CHECKPOINT_MS)])
+                book.submit(JOBS, ["--mode", "as-of", "--checkpoint-ms", str(AS_OF_CHECKPOINT_MS), *OFTEN])
         except BaseException:
             self._stack.close()
             raise
