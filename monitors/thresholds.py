@@ -233,7 +233,9 @@ def _loss_nulls(days: Sketches, inside: Ints, random: np.random.Generator, setti
     for name, mean in daily.items():
         count = days.non_null[:, days.names.index(name)].astype(np.float64)
         means = (inside @ (mean * count)) / np.maximum(inside @ count, 1)
-        spread = _uncertain(float(max(means.std(), 1e-6)) * math.sqrt(memory.excess), memory)
+        # Of one window about a center that is itself the mean of so many days.
+        off = math.sqrt(memory.excess * (1 + settings.window_days / len(days.tiles)))
+        spread = float(max(means.std(), 1e-6)) * off
         sides = 1 if name == "log_loss" else 2  # fewer hard days than usual are no fault of the model
         nulls.append(Null(name, float(means.mean()), spread, _degrees(memory), -np.inf, sides, "plain"))
     return tuple(nulls)

@@ -160,6 +160,36 @@ def estimates(repeat: int, as_json: bool) -> None:
     _show(console, tables(found), found, as_json)
 
 
+@command.command()
+@click.option(
+    "--streams", type=click.IntRange(min=3), default=300, show_default=True, help="Streams that never change."
+)
+@click.option(
+    "--planted", type=click.IntRange(min=2), default=40, show_default=True, help="Streams with each kind of drift."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+def alarms(streams: int, planted: int, as_json: bool) -> None:
+    """Measure how often monitors cry wolf, and what they find at the same rate as others.
+
+    Streams that never change are watched for a year, beside the budget of false alarms that is stated. Then drifts are
+    planted, and ours, Evidently, NannyML, river and Alibi Detect are each allowed the same number of false alarms.
+    NannyML and Alibi Detect run by `uv` in environments of their own. Some ten minutes on two cores.
+    """
+    from compose.bench.alarms import Sizes, measure, tables
+    from compose.bench.apart import uv_program
+
+    console = Console(stderr=as_json)
+    folder = Home.find().path("bench-alarms")
+    try:
+        with console.status("Watching") as status:
+            if (uv := uv_program()) is None:
+                console.print("No uv on the path: NannyML and Alibi Detect are left out.")
+            found = measure(folder, uv, Sizes(streams=streams, planted=planted), status.update)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _show(console, tables(found), found, as_json)
+
+
 def _show(console: Console, tables: Iterable[Table], found: dict[str, Any], as_json: bool) -> None:
     for each in tables:
         console.print(each)
