@@ -27,7 +27,7 @@ __all__ = ["command"]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 CERTAIN = 0.01
 COLUMNS_TOLD = 3
-_BAR = 20
+_BAR = 12
 
 
 @click.group()

@@ -43,11 +43,11 @@ def test_the_newest_day_of_each_model_counts():
 
 def test_people_see_it_drawn_and_summed():
     out = io.StringIO()
-    Console(file=out, width=120).print(spendings(newest(WINDOWS)))
+    Console(file=out, width=80).print(spendings(newest(WINDOWS)))
     said = out.getvalue()
     assert "delay 3" in said
     assert "0.250" in said
-    assert said.count("\u2588") == 4 + 16
+    assert said.count("\u2588") == 2 + 10  # of 12 each
     assert next(line for line in said.splitlines() if line.strip().startswith("all")).split() == [
         "all",
         "0.500",
