@@ -43,6 +43,14 @@ UNCHANGED: Final = 6
 _SEED: Final = 7
 _FIRST_DAY: Final = 20_000
 _RESAMPLED: Final = 2000
+_NARROW: Final = {
+    contestants.OURS: "ours",
+    contestants.UNFLOORED: "no\nfloor",
+    "Evidently": "Evi-\ndently",
+    "NannyML": "Nanny-\nML",
+    "Page-Hinkley": "Page-\nHinkley",
+}
+"""Heads of columns: eight of them have to fit a terminal."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +271,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
 
 def _alarms(found: dict[str, Any]) -> Table:
     title = f"Streams that never change, {found['sizes']['days']} days of each: incidents opened in 30 days of a stream"
-    shown = plain_table(title, "days", "monitor", "incidents", "95% interval", "budget", "looks that fired", texts=2)
+    shown = plain_table(title, "days", "monitor", "a month", "95%", "budget", "fired", texts=2)
     for kind, told in found["unchanged"].items():
         for name in (*SPENDING, "both", "sequential"):
             each = told[name]
@@ -271,22 +279,29 @@ def _alarms(found: dict[str, Any]) -> Table:
             stated = f"{budget:g}" if budget is not None else "none" if name == "sequential" else ""
             ends, fired = f"{rate['low']:.3f} to {rate['high']:.3f}", each["looks_fired"] / each["looks"]
             shown.add_row(kind, name, f"{rate['mean']:.3f}", ends, stated, f"{fired:.2%}")
-    shown.caption = f"{told['streams']} streams of each kind. The budget is of features and performance together."
+    shown.caption = (
+        f"{told['streams']} streams of each kind. The budget is of features and performance together; fired: share of\n"
+        "looks."
+    )
     shown.caption_justify = "left"
     return shown
+
+
+def _short(verdict: str) -> str:
+    return "behind" if verdict.startswith("behind") else verdict
 
 
 def _powers(found: dict[str, Any]) -> Table:
     sizes, told = found["sizes"], found["planted"]
     title = (
-        f"Drifts planted into {sizes['planted']} streams each: share found within {planted.WITHIN_DAYS} days, and the "
-        f"median delay, at {told['alarms_a_year']:g} false alarm a stream-year"
+        f"Drifts planted into {sizes['planted']} streams each: share found within {planted.WITHIN_DAYS} days, below it "
+        f"the median delay, at {told['alarms_a_year']:g} false alarm a stream-year"
     )
     names = list(dict.fromkeys(name for each in told["drifts"].values() for name in each))
-    shown = plain_table(title, "drift", *names, "ours")
+    shown = plain_table(title, "drift", *(_NARROW.get(name, name) for name in names), "verdict")
     for drift, each in told["drifts"].items():
         cells = [Power(**each[name]).shown() if name in each else "" for name in names]
-        shown.add_row(drift, *cells, told["verdicts"][drift])
+        shown.add_row(drift, *cells, _short(told["verdicts"][drift]))
     shown.caption = (
         f"Thresholds are set on {sizes['unchanged']} streams that never change. 'no floor' is ours by chance alone. "
         "Who always fires finds 1.00\nafter 0 days, with a false alarm that never ends; who never fires finds 0.00."

@@ -224,8 +224,8 @@ class Power:
     delay_days: float | None
 
     def shown(self) -> str:
-        """For people."""
-        return f"{self.found:.2f} {'-' if self.delay_days is None else format(self.delay_days, 'g'):>4}"
+        """For people, the share above the delay."""
+        return f"{self.found:.2f}\n{'-' if self.delay_days is None else format(self.delay_days, 'g')}"
 
 
 def power(scores: Array, threshold: float) -> Power:
