@@ -9,7 +9,7 @@ import pytest
 from flight_features import as_of
 
 from compose.demo.flights import fault, load_events
-from monitors.evaluate import ModelMonitor
+from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.incidents import Alert
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.reference import ColumnSpec, Reference, UnusableReferenceError
@@ -88,8 +88,8 @@ def monitored(monitor: ModelMonitor, frame: pd.DataFrame, hours: int = 24) -> tu
     return windows, alerts
 
 
-def new() -> ModelMonitor:
-    return ModelMonitor("delay", {"1": reference()}.get)
+def new(settings: MonitorSettings | None = None) -> ModelMonitor:
+    return ModelMonitor("delay", {"1": reference()}.get, settings)
 
 
 def test_minutes_sent_as_seconds_are_found_within_six_hours_and_named():
@@ -167,17 +167,18 @@ def until(time_ms: int, *found: tuple[list[Window], list[Alert]]) -> list[list[W
 
 def test_batches_and_restarts_do_not_show():
     frame, end, middle = traffic(ms(8, 8), ms(8, 19), "units"), ms(8, 18), ms(8, 13)
-    expected = until(end, monitored(new(), frame, hours=24))
-    assert until(end, monitored(new(), frame, hours=5)) == expected
+    often = MonitorSettings(false_retrains_a_month=0.9)
+    expected = until(end, monitored(new(often), frame, hours=24))
+    assert until(end, monitored(new(often), frame, hours=5)) == expected
     before = frame["event_time"] < middle
     known = frame["label_ms"] < middle
-    first = new()
+    first = new(often)
     found = monitored(first, frame[before].assign(label_ms=frame["label_ms"].where(known)))
-    second = ModelMonitor.from_bytes(first.to_bytes(), {"1": reference()}.get)
+    second = ModelMonitor.from_bytes(first.to_bytes(), {"1": reference()}.get, often)
     assert second.to_bytes() == first.to_bytes()
     second.add_losses("1", losses(frame[before & ~known]))
     assert until(end, found, monitored(second, frame[~before])) == expected
-    assert {alert.monitor for alert in expected[1]} >= {"data", "performance"}
+    assert {alert.monitor for alert in expected[1]} >= {"data", "features", "performance"}
 
 
 def test_a_promotion_starts_anew_and_closes_what_was_about_the_old_version():
