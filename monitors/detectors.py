@@ -6,7 +6,7 @@ which for means of windows are few, and told again on recovery.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from river import base, drift
@@ -70,6 +70,14 @@ class SequentialDetector:
             self._detector.update(value)
             return True
         return False
+
+    def rises(self, values: Iterable[float]) -> bool:
+        """Hear values in their order; whether the series has changed at one of them that is above the mean so far."""
+        rose = False
+        for value in values:
+            mean = self.estimate
+            rose |= self.update(value) and value > mean
+        return rose
 
     @property
     def estimate(self) -> float:

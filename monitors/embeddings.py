@@ -9,6 +9,7 @@ products of features rounded to 2**-16. So merging is addition, and neither orde
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -71,11 +72,17 @@ class Kernel:
         width = float(np.sqrt(max(np.median(apart[np.triu_indices(len(rows), 1)]), 0.0)))
         return Kernel(rows.shape[1], width or float(np.sqrt(lengths.mean())) or 1.0, seed)
 
+    @cached_property
+    def _weights(self) -> Floats:
+        """Projections, whole numbers in units of 2**-12, shape (dimensions, FREQUENCIES)."""
+        return np.rint(np.random.default_rng(self.seed).normal(size=(self.dimensions, FREQUENCIES)) * _WEIGHT)
+
     def features(self, rows: Floats) -> npt.NDArray[np.float64]:
         """Whole numbers: cosines and sines of each row in units of 2**-16, shape (n, 2 * FREQUENCIES)."""
-        weights = np.rint(np.random.default_rng(self.seed).normal(size=(self.dimensions, FREQUENCIES)) * _WEIGHT)
         at = np.rint(np.clip(rows / self.bandwidth * _COORDINATE, -_FAR, _FAR))
-        angle = (at @ weights) / (_COORDINATE * _WEIGHT)  # products stay below 2**53, so that no order of adding shows
+        angle = (at @ self._weights) / (
+            _COORDINATE * _WEIGHT
+        )  # products stay below 2**53, so that no order of adding shows
         return np.rint(np.concatenate([np.cos(angle), np.sin(angle)], axis=1) * _FEATURE)
 
 

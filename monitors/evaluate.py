@@ -81,6 +81,11 @@ class MonitorSettings:
         }
     )
 
+    def detector(self) -> SequentialDetector:
+        """What hears the loss of every hour, new."""
+        parameters = {"delta": self.adwin_delta, "clock": 1, "grace_period": 7, "min_window_length": 5}
+        return SequentialDetector("adwin", parameters)
+
     @property
     def version(self) -> str:
         """First 12 hex digits of the SHA-256 of the settings."""
@@ -130,12 +135,8 @@ class ModelMonitor:
         self._begun: int = 0
         self._counted: tuple[Sketches, Reference, Tally] | None = None
         self._waiting = Matcher()
-        self._detector = self._new_detector()
+        self._detector = self.settings.detector()
         self._budget = Budget(self.settings.false_retrains_a_month, len(_SPENDING), _WINDOW_DAYS)
-
-    def _new_detector(self) -> SequentialDetector:
-        parameters = {"delta": self.settings.adwin_delta, "clock": 1, "grace_period": 7, "min_window_length": 5}
-        return SequentialDetector("adwin", parameters)
 
     def add_sketches(self, version: str, sketches: Sketches) -> None:
         """Hear what a version was asked. Tiles already judged are too late for their hour; their day may still count.
@@ -220,7 +221,7 @@ class ModelMonitor:
             and old.hours.names == track.hours.names
         ):
             track.hours = merge([old.hours, track.hours])  # inputs are inputs, whichever version was asked
-        self._detector = self._new_detector()
+        self._detector = self.settings.detector()
         window = (hour, hour + HOUR_MS)
         reason = f"version {self._version} answers from here"
         return self._book.close(("features", "performance", "sequential"), window, reason) if before else []
@@ -305,12 +306,10 @@ class ModelMonitor:
 
     def _sequential(self, day: Sketches, reference: Reference) -> tuple[tuple[Result, ...], Finding]:
         enough = day.rows >= self.settings.hour_labels_min
-        before, rose, value = self._detector.estimate, False, float("nan")
-        for value in day.means[enough, day.names.index("log_loss")].tolist():
-            mean = self._detector.estimate
-            rose |= self._detector.update(value) and value > mean
         if not enough.any():
             return (), Finding(None)
+        before = self._detector.estimate
+        rose = self._detector.rises(day.means[enough, day.names.index("log_loss")].tolist())
         value = float(day.column("log_loss").total / day.rows.sum())
         limit = value if math.isnan(before) else before
         results = (Result("log_loss", "", "adwin", value, limit, None, int(day.rows.sum()), rose),)

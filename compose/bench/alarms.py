@@ -23,7 +23,6 @@ from compose.bench import contestants, planted
 from compose.bench.planted import Power, days_like_those_before, verdict
 from compose.bench.spread import plain_table
 from monitors.budget import MONTH_DAYS, Budget
-from monitors.detectors import SequentialDetector
 from monitors.evaluate import MonitorSettings
 from monitors.incidents import Finding, IncidentBook
 from monitors.losses import sketch_losses
@@ -173,19 +172,15 @@ def watch(each: Stream) -> Watched:
 
 def _rises(each: Stream, settings: MonitorSettings) -> list[bool | None]:
     """Of each day whether river's ADWIN finds that the hourly log loss has risen; None without enough labels."""
-    parameters = {"delta": settings.adwin_delta, "clock": 1, "grace_period": 7, "min_window_length": 5}
-    detector = SequentialDetector("adwin", parameters)
+    detector = settings.detector()
     means = each.losses.means[:, each.losses.names.index("log_loss")]
     enough = each.losses.rows >= settings.hour_labels_min
     found: list[bool | None] = []
     for day in range(each.days):
         start = each.from_ms + day * DAY_MS
         mine = slice(*np.searchsorted(each.losses.tiles, [start, start + DAY_MS]))
-        rose: bool | None = None
-        for value in means[mine][enough[mine]].tolist():
-            mean = detector.estimate
-            rose = (detector.update(value) and value > mean) or bool(rose)
-        found.append(rose)
+        heard = means[mine][enough[mine]].tolist()
+        found.append(detector.rises(heard) if heard else None)
     return found
 
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
@@ -47,25 +49,42 @@ def at(day: float) -> int:
     return START_MS + round(day * DAY_MS)
 
 
+Flags = npt.NDArray[np.bool_] | bool
+
+
+def requests(
+    rng: np.random.Generator, time_ms: npt.NDArray[np.int64], risen: Flags, silent: Flags, unforeseen: Any
+) -> pd.DataFrame:
+    """Requests at these times: `SPECS`, ``at`` and ``label_at`` in epoch milliseconds, ``late`` (0 or 1).
+
+    Amounts are three times as high where `risen`, ages missing where `silent`; by `unforeseen` labels are likelier to
+    be positive than the score says.
+    """
+    size = len(time_ms)
+    score = rng.beta(2, 5, size)
+    return pd.DataFrame(
+        {
+            "at": time_ms,
+            "amount": rng.lognormal(3, 1, size) * np.where(risen, 3, 1),
+            "channel": rng.choice(["web", "shop", "phone"], size, p=[0.6, 0.3, 0.1]),
+            "age": np.where(silent, np.nan, rng.normal(45, 12, size)),
+            "probability": score,
+            "label_at": time_ms + rng.integers(HOUR_MS, 8 * HOUR_MS, size),
+            "late": (rng.random(size) < np.minimum(score + unforeseen, 1)).astype(int),
+        }
+    )
+
+
 def traffic() -> pd.DataFrame:
-    """Requests in the order of their time: `SPECS`, ``id``, ``at`` and ``label_at``, ``version``, ``late`` (0 or 1)."""
+    """Requests in the order of their time, with ``id`` and ``version``; see :func:`requests`."""
     rng = np.random.default_rng(5)
     size = DAYS * 24 * HOURLY
     time_ms = START_MS + np.sort(rng.integers(0, DAYS * DAY_MS, size))
-    day, score = (time_ms - START_MS) // DAY_MS, rng.beta(2, 5, size)
+    day = (time_ms - START_MS) // DAY_MS
     risen, odd = ((span[0] <= day) & (day < span[1]) for span in (RISEN, ODD))
-    return pd.DataFrame(
-        {
-            "id": [f"r{i}" for i in range(size)],
-            "at": time_ms,
-            "version": np.select([day < TRAINED_DAY, day < ODD[1]], ["prior", "1"], "2"),
-            "amount": rng.lognormal(3, 1, size) * np.where(risen, 3, 1),
-            "channel": rng.choice(["web", "shop", "phone"], size, p=[0.6, 0.3, 0.1]),
-            "age": np.where(day == SILENT, np.nan, rng.normal(45, 12, size)),
-            "probability": score,
-            "label_at": time_ms + rng.integers(HOUR_MS, 8 * HOUR_MS, size),
-            "late": (rng.random(size) < np.where(odd, np.minimum(score + 0.3, 1), score)).astype(int),
-        }
+    return requests(rng, time_ms, risen, day == SILENT, 0.3 * odd).assign(
+        id=[f"r{i}" for i in range(size)],
+        version=np.select([day < TRAINED_DAY, day < ODD[1]], ["prior", "1"], "2"),
     )
 
 

@@ -18,36 +18,21 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from stored_months import BATCH, HOURLY, PREDICTIONS, SPECS, START_MS, inputs, losses, requests
 
 from compose.local import watchdog
 from compose.local.home import Home
 from compose.local.jobs import ALIVE, JobBook
 from compose.local.kafka import create_topics
 from compose.local.platform import Platform, Running, local_services
-from features.compiler.repo import load_repo
-from features.compiler.service import model_inputs, prediction_topic
-from jobs.submit import REPO
 from monitors.evaluate import ModelMonitor
-from monitors.losses import TILE_MS, sketch_losses
-from monitors.reference import ColumnSpec
-from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
 from schemas.codec import Codec
 from schemas.topics import topic
 
-START_MS = 16_000 * DAY_MS
-REFERENCE_DAYS, DAYS, HOURLY = 35, 56, 24
-BATCH = 150
+REFERENCE_DAYS, DAYS = 35, 56
 TIMEOUT_S = 240
-SPECS = {
-    "amount": ColumnSpec("numeric", source="payments"),
-    "channel": ColumnSpec("categorical", source="payments"),
-    "age": ColumnSpec("numeric", source="people"),
-    "probability": ColumnSpec("score"),
-}
-KINDS = {name: spec.kind for name, spec in SPECS.items()}
 FINDINGS = ("drift.windows", "drift.alerts")
-PREDICTIONS = prediction_topic(model_inputs(load_repo(REPO), "delay"))
 VICTIMS = ("taskmanager", "python worker", "taskmanager", "python worker", "jobmanager")
 
 
@@ -58,7 +43,7 @@ class Traffic:
     Attributes
     ----------
     rows : DataFrame
-        Columns of `SPECS`, ``id``, ``at`` and ``label_at`` in epoch milliseconds, ``late`` as 0 or 1.
+        See :func:`stored_months.requests`; with ``id``.
     """
 
     rows: pd.DataFrame
@@ -70,21 +55,9 @@ class Traffic:
         size = days * 24 * HOURLY
         day = np.repeat(np.arange(days), 24 * HOURLY)
         at = START_MS + start_day * DAY_MS + np.sort(rng.integers(0, days * DAY_MS, size))
-        score = rng.beta(2, 5, size)
-        risen, odd = (day >= 20) & drifting, (day >= 40) & drifting
-        rows = pd.DataFrame(
-            {
-                "id": [f"r{start_day}-{i}" for i in range(size)],
-                "at": at,
-                "amount": rng.lognormal(3, 1, size) * np.where(risen, 3, 1),
-                "channel": rng.choice(["web", "shop", "phone"], size, p=[0.6, 0.3, 0.1]),
-                "age": np.where((day == 9) & drifting, np.nan, rng.normal(45, 12, size)),
-                "probability": score,
-                "label_at": at + rng.integers(HOUR_MS, 8 * HOUR_MS, size),
-                "late": (rng.random(size) < np.where(odd, np.minimum(score + 0.35, 1), score)).astype(int),
-            }
-        )
-        return Traffic(rows)
+        risen, silent, odd = ((day >= 20) & drifting, (day == 9) & drifting, (day >= 40) & drifting)
+        rows = requests(rng, at, risen, silent, 0.35 * odd)
+        return Traffic(rows.assign(id=[f"r{start_day}-{i}" for i in range(size)]))
 
     @cached_property
     def batches(self) -> list[pd.DataFrame]:
@@ -97,24 +70,16 @@ class Traffic:
         return self.rows.sort_values("label_at", kind="stable")
 
 
-def sketched(rows: pd.DataFrame) -> Sketches:
-    return sketch_batch({name: rows[name].to_numpy() for name in SPECS}, KINDS, rows["at"].to_numpy(), TILE_MS)
-
-
-def losses(rows: pd.DataFrame) -> Sketches:
-    return sketch_losses(rows["probability"].to_numpy(), rows["late"].to_numpy(), rows["label_at"].to_numpy())
-
-
 BEFORE = Traffic.of(0, REFERENCE_DAYS, seed=1, drifting=False)
 NOW = Traffic.of(REFERENCE_DAYS, DAYS, seed=2, drifting=True)
-REFERENCE = build_reference("delay", "1", SPECS, sketched(BEFORE.rows), losses(BEFORE.rows), seed=3)
+REFERENCE = build_reference("delay", "1", SPECS, inputs(BEFORE.rows), losses(BEFORE.rows), seed=3)
 END_MS = START_MS + (REFERENCE_DAYS + DAYS) * DAY_MS
 
 
 def expected() -> dict[str, list[dict[str, Any]]]:
     """Records of windows and alerts, as the monitors have them."""
     monitor = ModelMonitor("delay", {"1": REFERENCE}.get)
-    monitor.add_sketches("1", sketched(NOW.rows))
+    monitor.add_sketches("1", inputs(NOW.rows))
     monitor.add_losses("1", losses(NOW.labelled))
     windows, alerts = monitor.advance(END_MS)
     return {"drift.windows": [w.record() for w in windows], "drift.alerts": [a.record() for a in alerts]}
@@ -169,7 +134,7 @@ class Feed:
         assert self._producer.flush(60) == 0
 
     def _answer(self, batch: pd.DataFrame) -> None:
-        sketch = sketched(batch).to_bytes()
+        sketch = inputs(batch).to_bytes()
         last = len(batch) - 1
         start = pd.Timestamp(int(batch["at"].iloc[0]) - 1, unit="ms", tz="UTC")
         for i, row in enumerate(batch.itertuples()):
