@@ -3,7 +3,7 @@
 Alerts are those of the drift job, since what it judges is a function of what the tiles hold.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,11 +14,13 @@ from compose.local.home import Home, PlatformError
 from features.compiler.inputs import read_inputs
 from jobs.reading import client_of
 from jobs.references import Loader
+from jobs.segmenting import Cards
 from jobs.stored import Batch, Stored
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.incidents import Alert
 from monitors.policy import PRIOR, Version
 from monitors.reference import Reference, UnusableReferenceError
+from monitors.segments import SPAN_MS
 from monitors.sketches import SketchError, Sketches, merge
 from monitors.thresholds import DAY_MS, HOUR_MS
 
@@ -49,7 +51,8 @@ def open_archive(home: Home, clickhouse: str, model: str) -> Iterator[tuple[Stor
         known = read_inputs(home.path("inputs.json"))
         if model not in known:
             raise PlatformError(f"Expected one of the models {', '.join(sorted(known))}, got {model!r}.")
-        yield Stored(client_of(clickhouse), known[model]), Loader(home.path("models", model))
+        models = home.path("models", model)
+        yield Stored(client_of(clickhouse), known[model], Cards(models)), Loader(models)
     except OSError as exc:
         raise PlatformError(f"{exc.filename or clickhouse}: {exc.strerror or exc}.") from exc
     except ClickHouseError as exc:
@@ -150,18 +153,26 @@ class _Rerun:
     def __init__(self, monitor: ModelMonitor, past: Past) -> None:
         self._monitor, self._past = monitor, past
         self._day = past.start_ms // DAY_MS
-        self._inputs: dict[int, list[tuple[str, Sketches]]] = {}
-        self._losses: dict[int, list[tuple[str, Sketches]]] = {}
+        # What is told, how, and what of it waits for its day.
+        self._takes: dict[str, Callable[[str, Sketches], None]] = {
+            "inputs": monitor.add_sketches,
+            "segments": monitor.add_segments,
+            "losses": monitor.add_losses,
+            "segment_losses": monitor.add_segment_losses,
+        }
+        self._held: dict[str, dict[int, list[tuple[str, Sketches]]]] = {name: {} for name in self._takes}
 
     def take(self, batch: Batch) -> None:
         """Keep it until its days are judged."""
         past = self._past
         past.sketches += batch.sketches
         past.labelled += batch.labelled
-        for held, tables in ((self._inputs, batch.inputs), (self._losses, batch.losses)):
+        for name, held in self._held.items():
+            tables: Mapping[str, Sketches] = getattr(batch, name)
             for version, table in sorted(tables.items()):
-                for day in np.unique(table.tiles // DAY_MS).tolist():
-                    held.setdefault(day, []).append((version, table.between(day * DAY_MS, (day + 1) * DAY_MS)))
+                days = table.tiles % SPAN_MS // DAY_MS
+                for day in np.unique(days).tolist():
+                    held.setdefault(day, []).append((version, table.take(np.flatnonzero(days == day))))
         for version, losses in batch.losses.items():
             daily = losses.coarsen(DAY_MS)
             past.losses[version] = merge([past.losses[version], daily]) if version in past.losses else daily
@@ -169,8 +180,8 @@ class _Rerun:
     def judge(self, until_ms: int) -> None:
         """Judge the days up to a time."""
         while self._day * DAY_MS < until_ms:
-            self._tell(self._inputs, self._monitor.add_sketches)
-            self._tell(self._losses, self._monitor.add_losses)
+            for name, take in self._takes.items():
+                self._tell(self._held[name], take)
             self._day += 1
             windows, alerts = self._monitor.advance(min(self._day * DAY_MS, until_ms))
             self._past.windows += [(each.monitor, each.window_end) for each in windows]

@@ -21,7 +21,7 @@ LABEL = "arr_delay > 15"
 LABEL_WAIT_MS = 7 * DAY_MS
 # An arrival comes at most 23 hours after its schedule in 2013; after two days a day's labels are in.
 SETTLED_AFTER_MS = 2 * DAY_MS
-SKIPPED = ("watermark", "model", "sketch", "sketch_rows", "_partition", "_offset")
+SKIPPED = ("watermark", "model", "sketch", "sketch_rows", "segments", "_partition", "_offset")
 
 Floats = npt.NDArray[np.float64]
 Score = Callable[[pd.DataFrame], Floats]

@@ -5,6 +5,7 @@ predictions ─┬─ sketches of inputs ─┐
 labels ────── labels, in batches ───┘                               └─▶ drift.alerts
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyflink.table import StatementSet, StreamTableEnvironment
@@ -13,6 +14,7 @@ from features.compiler.repo import Repo
 from features.compiler.service import ModelInputs, prediction_topic
 from jobs.evaluation import FINDINGS, evaluate, register_packing
 from jobs.features import declare_source
+from jobs.segmenting import planned
 from jobs.tables import Broker, encoded_sink, epoch_seconds, travelling_source
 from monitors.evaluate import MonitorSettings
 
@@ -30,9 +32,11 @@ def build(
     """The job's statements: windows, alerts, and the labels that cannot be used."""
     statements = environment.create_statement_set()
     declare_source(environment, statements, broker, repo.kafka_source(inputs.label_source), shift_ms=0)
-    environment.execute_sql(travelling_source(broker, "predictions", prediction_topic(inputs), PREDICTED))
-    register_packing(environment)
-    environment.execute_sql(f"CREATE TEMPORARY VIEW observed AS {observed(inputs)}")
+    cut = sorted({name for each in planned(inputs).dimensions for name in each.reads})
+    read = (*PREDICTED, *cut, *(["segments"] if cut else []))
+    environment.execute_sql(travelling_source(broker, "predictions", prediction_topic(inputs), read))
+    register_packing(environment, home / "models" / inputs.model, cut)
+    environment.execute_sql(f"CREATE TEMPORARY VIEW observed AS {observed(inputs, cut)}")
 
     findings = evaluate(environment.to_data_stream(environment.from_path("observed")), home / "models", settings)
     environment.create_temporary_view("findings", environment.from_data_stream(findings))
@@ -49,15 +53,22 @@ def build(
 PREDICTED = ("request_id", "event_time", "watermark", "model", "model_version", "probability", "sketch")
 
 
-def observed(inputs: ModelInputs) -> str:
-    """What the monitors are told, a row a batch: inputs, answers and labels."""
+def observed(inputs: ModelInputs, cut: Sequence[str]) -> str:
+    """What the monitors are told, a row a batch: inputs, answers and labels; `cut` are the columns of segments."""
     seconds = epoch_seconds("`rowtime`")
-    return f"""
-SELECT 'inputs' AS `kind`, `model`, `model_version`, `rowtime`, 1000 * {seconds} AS `time_ms`, `sketch` AS `payload`
-FROM predictions WHERE `sketch` IS NOT NULL
+    arguments = ", ".join(f"`{name}`" for name in ("model_version", "request_id", "probability", "seconds", *cut))
+
+    def sketched(kind: str, column: str) -> str:
+        return f"""
+SELECT '{kind}' AS `kind`, `model`, `model_version`, `rowtime`, 1000 * {seconds} AS `time_ms`, `{column}` AS `payload`
+FROM predictions WHERE `{column}` IS NOT NULL
 UNION ALL
+"""
+
+    tables = sketched("inputs", "sketch") + (sketched("segments", "segments") if cut else "")
+    return f"""{tables}
 SELECT 'answers' AS `kind`, `model`, `model_version`, `rowtime`, 1000 * `seconds` AS `time_ms`, `payload` FROM (
-  SELECT *, packed_answers(`model_version`, `request_id`, `probability`, `seconds`) AS `payload` FROM (
+  SELECT *, packed_answers({arguments}) AS `payload` FROM (
     SELECT *, {seconds} AS `seconds` FROM predictions
   )
 ) WHERE `payload` IS NOT NULL

@@ -3,19 +3,21 @@
 Records come a batch of predictions at a time, so a row of Python here stands for thousands of events.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pyflink.common import Row, Types
 from pyflink.datastream import DataStream, KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ListStateDescriptor, ValueStateDescriptor
 from pyflink.table import DataTypes, StreamTableEnvironment
-from pyflink.table.udf import udf
+from pyflink.table.udf import ScalarFunction, udf
 
 from jobs.references import Loader
+from jobs.segmenting import Cards
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.losses import TILE_MS
 from monitors.matching import pack_answers, pack_labels
@@ -105,10 +107,12 @@ class Monitors(KeyedProcessFunction):
 
 
 def tell(monitor: ModelMonitor, told: tuple[str, str, bytes]) -> None:
-    """Give a monitor what one record says: kind (``inputs``, ``answers``, ``labels``), version, payload."""
+    """Give a monitor what one record says: ``inputs``, ``segments``, ``answers`` or ``labels``; version; payload."""
     kind, version, payload = told
     if kind == "inputs":
         monitor.add_sketches(version, Sketches.from_bytes(payload))
+    elif kind == "segments":
+        monitor.add_segments(version, Sketches.from_bytes(payload))
     elif kind == "answers":
         monitor.add_answers(version, payload)
     else:
@@ -129,7 +133,17 @@ def rows_of_each(values: pd.Series, counted: pd.Series) -> Iterator[tuple[Any, n
             yield value, rows
 
 
-def packed_answers(version: pd.Series, request_id: pd.Series, probability: pd.Series, seconds: pd.Series) -> pd.Series:
+Codes = Callable[[str, npt.NDArray[np.int64]], npt.ArrayLike]
+"""Segments of the rows at some positions, under a version; see :meth:`monitors.segments.Segmentation.codes`."""
+
+
+def packed_answers(
+    version: pd.Series,
+    request_id: pd.Series,
+    probability: pd.Series,
+    seconds: pd.Series,
+    codes: Codes = lambda *_: 0,
+) -> pd.Series:
     """Answers of a batch, packed; each version's on its last request, null elsewhere.
 
     Progress rows, which have no id, are left out here and not by a WHERE: the planner may filter behind this function,
@@ -137,9 +151,42 @@ def packed_answers(version: pd.Series, request_id: pd.Series, probability: pd.Se
     """
     found = np.full(len(version), None, dtype=object)
     ids, p, time_ms = request_id.to_numpy(object), probability.to_numpy(float), seconds.to_numpy(np.int64) * 1000
-    for _, rows in rows_of_each(version, request_id.notna()):
-        found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows])
+    for name, rows in rows_of_each(version, request_id.notna()):
+        found[rows[-1]] = pack_answers(ids[rows], p[rows], time_ms[rows], codes(name, rows))
     return pd.Series(found)
+
+
+class PackedAnswers(ScalarFunction):
+    """:func:`packed_answers` with the segment of each, told by further columns.
+
+    Parameters
+    ----------
+    models : Path
+        A folder a version, with its card.
+    columns : sequence of str
+        Names of the further arguments.
+    """
+
+    def __init__(self, models: Path, columns: Sequence[str]) -> None:
+        self._models, self._columns = models, tuple(columns)
+
+    def open(self, function_context: Any) -> None:
+        """Called once a worker."""
+        self._cards = Cards(self._models)
+
+    def eval(
+        self,
+        version: pd.Series,
+        request_id: pd.Series,
+        probability: pd.Series,
+        seconds: pd.Series,
+        *columns: pd.Series,
+    ) -> pd.Series:
+        """One value a row, most of them null."""
+        frame = pd.DataFrame(dict(zip(self._columns, columns, strict=True)))
+        return packed_answers(
+            version, request_id, probability, seconds, lambda name, rows: self._cards(name).codes(frame.iloc[rows])
+        )
 
 
 def packed_labels(request_id: pd.Series, positive: pd.Series, seconds: pd.Series) -> pd.Series:
@@ -152,8 +199,8 @@ def packed_labels(request_id: pd.Series, positive: pd.Series, seconds: pd.Series
     return pd.Series(found)
 
 
-def register_packing(environment: StreamTableEnvironment) -> None:
-    """Make :func:`packed_answers` and :func:`packed_labels` callable from SQL."""
-    for function in (packed_answers, packed_labels):
+def register_packing(environment: StreamTableEnvironment, models: Path, columns: Sequence[str]) -> None:
+    """Make :class:`PackedAnswers` and :func:`packed_labels` callable from SQL as ``packed_answers, packed_labels``."""
+    for name, function in (("packed_answers", PackedAnswers(models, columns)), ("packed_labels", packed_labels)):
         made = udf(function, result_type=DataTypes.BYTES(), func_type="pandas")
-        environment.create_temporary_function(function.__name__, made)
+        environment.create_temporary_function(name, made)

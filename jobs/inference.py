@@ -21,6 +21,7 @@ from features.online.rows import RowStore
 from jobs.evaluation import rows_of_each
 from jobs.serving import ModelLog, Scorer
 from monitors.losses import TILE_MS
+from monitors.segments import sketch_segments
 from monitors.sketches import Kind, sketch_batch
 
 __all__ = ["Inference", "LatestInference", "register_inference", "register_latest_inference"]
@@ -35,9 +36,14 @@ class _Answering(ScalarFunction):
     ----------
     numeric, categorical, features : tuple of str
         Input columns in the order of the arguments: numeric request columns, categorical ones, then features.
+    segmented : bool
+        Whether traffic is cut into segments, which are sketched as well.
     """
 
-    def __init__(self, numeric: tuple[str, ...], categorical: tuple[str, ...], features: tuple[str, ...]) -> None:
+    def __init__(
+        self, numeric: tuple[str, ...], categorical: tuple[str, ...], features: tuple[str, ...], segmented: bool
+    ) -> None:
+        self._segmented = segmented
         self.columns = (*numeric, *categorical, *features)
         self.kinds: dict[str, Kind] = {
             name: "categorical" if name in categorical else "numeric" for name in self.columns
@@ -58,24 +64,32 @@ class _Answering(ScalarFunction):
         uri: npt.NDArray[Any],
         prior: npt.NDArray[np.float64],
     ) -> dict[str, Any]:
-        """Probabilities; and the number of rows and their sketch, on the last request of each version.
+        """Probabilities; and the number of rows, their sketch and that by segment, on each version's last request.
 
         Progress rows, where `asked` is false, are scored with the rest and counted nowhere.
         """
         assert self._scorer is not None  # open() came first
         probability = self._scorer.score(frame, version, uri, prior)
         rows = np.zeros(len(frame), dtype=np.int32)
-        sketches = np.full(len(frame), None, dtype=object)
-        for _, counted in rows_of_each(pd.Series(version), asked):
+        sketches, segments = (np.full(len(frame), None, dtype=object) for _ in range(2))
+        for name_of, counted in rows_of_each(pd.Series(version), asked):
             rows[counted[-1]] = len(counted)
             values = {name: frame[name].to_numpy()[counted] for name in self.columns}
             values[SCORE] = probability[counted]
             time_ms = seconds.to_numpy()[counted].astype(np.int64) * 1000
             sketches[counted[-1]] = sketch_batch(values, self.kinds, time_ms, TILE_MS).to_bytes()
-        return {"probability": probability, "sketch_rows": rows, "sketch": sketches}
+            cut = self._scorer.segmentation(name_of, str(uri[counted[0]]))
+            if self._segmented and cut:
+                codes = cut.codes(frame.iloc[counted])
+                table = sketch_segments(cut, codes, values, self.kinds, time_ms, TILE_MS)
+                segments[counted[-1]] = table.to_bytes()
+        answer = {"probability": probability, "sketch_rows": rows, "sketch": sketches}
+        return answer | {"segments": segments} if self._segmented else answer
 
 
-_ANSWER = (("probability", DataTypes.DOUBLE()), ("sketch_rows", DataTypes.INT()), ("sketch", DataTypes.BYTES()))
+def _answer(inputs: ModelInputs) -> list[tuple[str, DataType]]:
+    told = [("probability", DataTypes.DOUBLE()), ("sketch_rows", DataTypes.INT()), ("sketch", DataTypes.BYTES())]
+    return [*told, ("segments", DataTypes.BYTES())] if inputs.segments else told
 
 
 class Inference(_Answering):
@@ -108,6 +122,7 @@ class LatestInference(_Answering):
     Parameters
     ----------
     numeric, categorical, features : tuple of str
+    segmented : bool
     prior : str
         Feature that answers before there is a model.
     model, kafka : str
@@ -122,13 +137,14 @@ class LatestInference(_Answering):
         numeric: tuple[str, ...],
         categorical: tuple[str, ...],
         features: tuple[str, ...],
+        segmented: bool,
         prior: str,
         model: str,
         kafka: str,
         views: Sequence[StoredView],
         store: Path,
     ) -> None:
-        super().__init__(numeric, categorical, features)
+        super().__init__(numeric, categorical, features, segmented)
         self.requested = (*numeric, *categorical)
         self.keys = sorted({key for view in views for key in view.keys} - {"model"})
         self._features, self._prior, self._model, self._kafka = features, prior, model, kafka
@@ -169,8 +185,8 @@ class LatestInference(_Answering):
 
 def register_inference(environment: StreamTableEnvironment, name: str, inputs: ModelInputs) -> None:
     """Make :class:`Inference` callable from SQL."""
-    function = Inference(inputs.numeric, inputs.categorical, inputs.features)
-    _register(environment, name, function, [("watermark_seconds", DataTypes.BIGINT()), *_ANSWER])
+    function = Inference(inputs.numeric, inputs.categorical, inputs.features, bool(inputs.segments))
+    _register(environment, name, function, [("watermark_seconds", DataTypes.BIGINT()), *_answer(inputs)])
 
 
 def register_latest_inference(
@@ -179,14 +195,22 @@ def register_latest_inference(
     """Make :class:`LatestInference` callable from SQL; gives the entity keys it takes, in order."""
     views = [stored_view(view) for view in inputs.views]
     function = LatestInference(
-        inputs.numeric, inputs.categorical, inputs.features, inputs.prior, inputs.model, kafka, views, store
+        inputs.numeric,
+        inputs.categorical,
+        inputs.features,
+        bool(inputs.segments),
+        inputs.prior,
+        inputs.model,
+        kafka,
+        views,
+        store,
     )
     read: list[tuple[str, DataType]] = []
     for view, stored in zip(inputs.views, views, strict=True):
         kinds = {field.name: field.dtype for field in value_fields(view)}
         read += [(f"{stored.name}__{each}", _SQL_TYPES[str(kinds[each])]()) for each in stored.features]
         read.append((time_of(stored.name), DataTypes.BIGINT()))
-    fields = [("watermark_seconds", DataTypes.BIGINT()), ("model_version", DataTypes.STRING()), *read, *_ANSWER]
+    fields = [("watermark_seconds", DataTypes.BIGINT()), ("model_version", DataTypes.STRING()), *read, *_answer(inputs)]
     _register(environment, name, function, fields)
     return function.keys
 

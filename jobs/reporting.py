@@ -33,7 +33,7 @@ ALERTS, CONTROL, EVENTS = "drift.alerts", "models.control", "retraining.events"
 ROWS = 4000
 RETRY_SECONDS = 5.0
 ATTEMPTS_MAX = 5
-NOT_INPUTS = ("request_id", "event_time", "watermark", "model", "model_version", "sketch", "sketch_rows")
+NOT_INPUTS = ("request_id", "event_time", "watermark", "model", "model_version", "sketch", "sketch_rows", "segments")
 
 
 class Reporter:

@@ -22,6 +22,7 @@ from features.compiler.topics import feature_topic, join_key_fields
 from jobs.features import declare_source
 from jobs.inference import register_inference, register_latest_inference
 from jobs.scoring_sql import answered_from_store, as_of, inferred
+from jobs.segmenting import planned
 from jobs.tables import Broker, avro_columns, sink, versioned_source
 from schemas.topics import topic
 
@@ -42,7 +43,13 @@ def build(
     mode : {"as-of", "latest"}
     home : Path
         State directory, which holds the online store.
+
+    Raises
+    ------
+    monitors.segments.SegmentError
+        Where the service's segments are none.
     """
+    planned(inputs)  # a wrong tag is told before a job runs
     if mode == "as-of":
         broker = _paced(broker, inputs)
     statements = environment.create_statement_set()

@@ -44,7 +44,7 @@ def inferred(inputs: ModelInputs) -> str:
     call = f"infer(`request_id`, {epoch_seconds('`rowtime`')}, {WATERMARK_SECONDS}, {arguments})"
     kept = [name for name in avro_columns(prediction_topic(inputs).schema) if name not in _COMPUTED]
     names = ", ".join(f"`{name}`" for name in kept)
-    return f"SELECT {names}, {_ANSWERED}\nFROM (SELECT *, {call} AS `answer` FROM seen)"
+    return f"SELECT {names}, {_answered(inputs)}\nFROM (SELECT *, {call} AS `answer` FROM seen)"
 
 
 def answered_from_store(inputs: ModelInputs, keys: list[str]) -> str:
@@ -66,9 +66,13 @@ def answered_from_store(inputs: ModelInputs, keys: list[str]) -> str:
     names = ", ".join(f"`{name}`" for name in ("request_id", *inputs.numeric, *inputs.categorical))
     return (
         f"SELECT {names}, '{inputs.model}' AS `model`, `answer`.`model_version` AS `model_version`, "
-        f"{', '.join(read)}, {_ANSWERED}\n"
+        f"{', '.join(read)}, {_answered(inputs)}\n"
         f"FROM (SELECT *, {call} AS `answer` FROM (SELECT {', '.join(asked)} FROM {inputs.request_source}_events))"
     )
+
+
+def _answered(inputs: ModelInputs) -> str:
+    return f"{_ANSWERED}, `answer`.`segments` AS `segments`" if inputs.segments else _ANSWERED
 
 
 _ANSWERED = (
@@ -76,7 +80,7 @@ _ANSWERED = (
     "TO_TIMESTAMP_LTZ(1000 * `answer`.`watermark_seconds`, 3) AS `watermark`, "
     "`answer`.`probability` AS `probability`, `answer`.`sketch_rows` AS `sketch_rows`, `answer`.`sketch` AS `sketch`"
 )
-_COMPUTED = {"event_time", "watermark", "probability", "sketch_rows", "sketch"}
+_COMPUTED = {"event_time", "watermark", "probability", "sketch_rows", "sketch", "segments"}
 
 
 def _asked(name: str, dtype: FeastType) -> str:

@@ -14,6 +14,8 @@ import onnxruntime
 import pandas as pd
 
 from jobs.kafka import TopicLog
+from jobs.segmenting import segmentation_of
+from monitors.segments import Segmentation
 
 __all__ = ["PRIOR", "ModelLog", "Scorer", "model_matrix"]
 
@@ -128,6 +130,10 @@ class Scorer:
             matrix = model_matrix(frame.iloc[rows], card)
             found[rows] = session.run(["probabilities"], {"input": matrix})[0][:, 1]
         return found
+
+    def segmentation(self, version: str, uri: str) -> Segmentation:
+        """How the traffic of a version is cut; not at all for the prior."""
+        return Segmentation() if version == PRIOR else segmentation_of(self._model(uri)[0])
 
     def _model(self, uri: str) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
         if uri not in self._models:

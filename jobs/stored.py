@@ -1,15 +1,17 @@
 """What ClickHouse keeps of a model's traffic, as its monitors were told it: sketches, and losses of answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from clickhouse_connect.driver.client import Client
 
 from features.compiler.inputs import Inputs
+from jobs.segmenting import planned
 from monitors.losses import sketch_losses
 from monitors.matching import WAIT_MS
 from monitors.policy import PRIOR, Version
+from monitors.segments import Segmentation
 from monitors.sketches import Sketches, merge
 from schemas.tables import DATABASE, table_name
 
@@ -28,12 +30,16 @@ class Batch:
         Tiles of an hour of request time.
     losses : mapping of version to Sketches
         See :func:`monitors.losses.sketch_losses`; tiles of an hour of the labels' arrival.
+    segments, segment_losses : mapping of version to Sketches
+        The same by segment, see :mod:`monitors.segments`.
     sketches, labelled : int
         Sketches read, and requests with labels.
     """
 
     inputs: Mapping[str, Sketches]
     losses: Mapping[str, Sketches]
+    segments: Mapping[str, Sketches]
+    segment_losses: Mapping[str, Sketches]
     sketches: int
     labelled: int
 
@@ -48,10 +54,13 @@ class Stored:
     client : Client
     inputs : Inputs
         What the model reads, and where its labels are.
+    cut : callable of str to Segmentation
+        How a version's traffic is cut.
     """
 
-    def __init__(self, client: Client, inputs: Inputs) -> None:
-        self._client, self._inputs = client, inputs
+    def __init__(self, client: Client, inputs: Inputs, cut: Callable[[str], Segmentation]) -> None:
+        self._client, self._inputs, self._cut = client, inputs, cut
+        self._cut_by = sorted({name for each in planned(inputs).dimensions for name in each.reads})
         self._predictions = f"`{DATABASE}`.`{table_name(f'predictions.{inputs.model}')}`"
         self._labels = f"`{DATABASE}`.`{table_name(inputs.labels)}`"
 
@@ -83,15 +92,16 @@ class Stored:
 
     def read(self, start_ms: int, end_ms: int, until_ms: int) -> Batch:
         """Requests of [start, end), and their labels that came before `until_ms`."""
-        inputs, count = self._sketches(start_ms, end_ms)
-        losses, labelled = self._losses(start_ms, end_ms, until_ms)
-        return Batch(inputs, losses, count, labelled)
+        inputs, count = self._sketches("sketch", start_ms, end_ms)
+        segments = self._sketches("segments", start_ms, end_ms)[0] if self._cut_by else {}
+        losses, segment_losses, labelled = self._losses(start_ms, end_ms, until_ms)
+        return Batch(inputs, losses, segments, segment_losses, count, labelled)
 
-    def _sketches(self, start_ms: int, end_ms: int) -> tuple[dict[str, Sketches], int]:
+    def _sketches(self, column: str, start_ms: int, end_ms: int) -> tuple[dict[str, Sketches], int]:
         """Each batch's are on the last of its rows."""
         sql = (
-            f"SELECT model_version, assumeNotNull(sketch) AS payload FROM {self._predictions} "
-            f"WHERE sketch IS NOT NULL AND {_SINCE} AND {_BEFORE}"
+            f"SELECT model_version, assumeNotNull({column}) AS payload FROM {self._predictions} "
+            f"WHERE {column} IS NOT NULL AND {_SINCE} AND {_BEFORE}"
         )
         found: dict[str, list[Sketches]] = {}
         count, given = 0, {"start": start_ms, "end": end_ms}
@@ -104,26 +114,33 @@ class Stored:
                     found[version] = [merge(parts)]
         return {version: merge(parts) for version, parts in found.items()}, count
 
-    def _losses(self, start_ms: int, end_ms: int, until_ms: int) -> tuple[dict[str, Sketches], int]:
+    def _losses(
+        self, start_ms: int, end_ms: int, until_ms: int
+    ) -> tuple[dict[str, Sketches], dict[str, Sketches], int]:
         """A label is waited for as long as the monitors do; of several of a request the first counts."""
         labels = (
             f"SELECT `{self._inputs.request_id}` AS request_id, ifNull(toUInt8({self._inputs.label}), 0) AS positive, "
             f"event_time FROM {self._labels} WHERE {_SINCE} "
             "AND event_time < fromUnixTimestamp64Milli({until:Int64}) ORDER BY event_time LIMIT 1 BY request_id"
         )
+        also = "".join(f", `{name}`" for name in self._cut_by)
         rows = self._client.query_df(
             "SELECT p.model_version AS version, p.probability AS probability, l.positive AS positive, "
-            "toUnixTimestamp64Milli(l.event_time) AS at FROM "
-            f"(SELECT request_id, model_version, probability, event_time FROM {self._predictions} "
+            f"toUnixTimestamp64Milli(l.event_time) AS at{also} FROM "
+            f"(SELECT request_id, model_version, probability, event_time{also} FROM {self._predictions} "
             f"WHERE {_SINCE} AND {_BEFORE}) AS p INNER JOIN ({labels}) AS l ON p.request_id = l.request_id "
             f"WHERE at <= toUnixTimestamp64Milli(p.event_time) + {WAIT_MS}",
             parameters={"start": start_ms, "end": end_ms, "until": min(until_ms, end_ms + WAIT_MS)},
         )
-        found = {}
+        found, parts = {}, {}
         for version, mine in rows.groupby("version", sort=True) if len(rows) else ():
             probability, positive = mine["probability"].to_numpy(np.float64), mine["positive"].to_numpy()
-            found[str(version)] = sketch_losses(probability, positive, mine["at"].to_numpy(np.int64))
-        return found, len(rows)
+            at = mine["at"].to_numpy(np.int64)
+            found[str(version)] = sketch_losses(probability, positive, at)
+            if cut := self._cut(str(version)):
+                each, times = cut.spread(cut.codes(mine), at)
+                parts[str(version)] = sketch_losses(probability[each], positive[each], times)
+        return found, parts, len(rows)
 
 
 _SINCE = "event_time >= fromUnixTimestamp64Milli({start:Int64})"

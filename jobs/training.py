@@ -37,12 +37,15 @@ from sklearn.metrics import log_loss, roc_auc_score
 from features.compiler.inputs import Inputs
 from jobs.reading import client_of
 from jobs.retraining.backends.handover import given_payload, leave_result, run_of
+from jobs.segmenting import planned
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
+from monitors.evaluate import MonitorSettings
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.reference import ColumnSpec, Role
+from monitors.segments import Segmentation, sketch_segments
 from monitors.sketches import sketch_batch
-from monitors.thresholds import build_reference
+from monitors.thresholds import SegmentedSpan, build_reference
 from schemas.topics import DAY_MS
 
 if TYPE_CHECKING:
@@ -225,8 +228,12 @@ def train(payload: Mapping[str, Any]) -> dict[str, Any]:
             version = ledger.register()
             directory = Path(payload["models_dir"]) / payload["model"] / version
             facts = {**card, "version": version, "rows": len(matrix), "incident_id": payload["incident_id"]}
-            write_model(directory, fitted.result(), matrix, facts | {"trained_ms": span_of(run)})
-            (directory / "reference.avro").write_bytes(reference(run, recent, unaware.probability(), version, payload))
+            cut = segmentation(run.frame[recent], inputs)
+            write_model(
+                directory, fitted.result(), matrix, facts | {"trained_ms": span_of(run), "segments": cut.plain()}
+            )
+            known = reference(run, recent, unaware.probability(), version, payload, cut)
+            (directory / "reference.avro").write_bytes(known)
             uri = str(directory)
     verdict = (
         f"log loss {challenger['log_loss']:.4f} against {champion['log_loss']:.4f} on {held.sum():,} held-out rows; "
@@ -325,17 +332,39 @@ def fit_on_history(clickhouse: str, inputs: Inputs, until_ms: int) -> Callable[[
     return lambda frame: fitted.predict_proba(model_matrix(frame, card))[:, 1]
 
 
+def segmentation(rows: pd.DataFrame, inputs: Inputs) -> Segmentation:
+    """How the version's traffic will be cut: by what is frequent enough to be judged every week."""
+    weeks = max((rows["time_ms"].iloc[-1] - rows["time_ms"].iloc[0]) / (7 * DAY_MS), 1.0)
+    return planned(inputs).restricted(rows, MonitorSettings.segment_rows_min * weeks)
+
+
 def reference(
-    run: Run, recent: npt.NDArray[np.bool_], probability: Floats, version: str, payload: Mapping[str, Any]
+    run: Run,
+    recent: npt.NDArray[np.bool_],
+    probability: Floats,
+    version: str,
+    payload: Mapping[str, Any],
+    cut: Segmentation,
 ) -> bytes:
     """What the monitors hold later traffic against: the recent rows, and what models unaware of them say of them."""
     rows, label = run.frame[recent], run.label[recent]
     time_ms = rows["time_ms"].to_numpy(np.int64)
     specs = column_specs(run.inputs)
     values = {name: rows[name].to_numpy() for name in run.inputs.columns} | {SCORE: probability}
-    features = sketch_batch(values, {name: spec.kind for name, spec in specs.items()}, time_ms, TILE_MS)
-    losses = sketch_losses(probability, label, rows["label_ms"].to_numpy(np.int64))
-    return build_reference(payload["model"], version, specs, features, losses, SEED).to_bytes()
+    kinds = {name: spec.kind for name, spec in specs.items()}
+    label_ms = rows["label_ms"].to_numpy(np.int64)
+    features = sketch_batch(values, kinds, time_ms, TILE_MS)
+    losses = sketch_losses(probability, label, label_ms)
+    span = None
+    if cut:
+        codes = cut.codes(rows)
+        at, times = cut.spread(codes, label_ms)
+        span = SegmentedSpan(
+            cut,
+            sketch_segments(cut, codes, values, kinds, time_ms, TILE_MS),
+            sketch_losses(probability[at], label[at], times),
+        )
+    return build_reference(payload["model"], version, specs, features, losses, SEED, segmented=span).to_bytes()
 
 
 def write_model(

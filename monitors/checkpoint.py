@@ -10,12 +10,13 @@ import fastavro
 
 from monitors.sketches import Sketches
 
-__all__ = ["LAYOUT", "CheckpointError", "State", "decode", "encode"]
+__all__ = ["LAYOUT", "TABLES", "CheckpointError", "State", "decode", "encode"]
 
-LAYOUT: Final = 3
-_TABLES: Final = ("hours", "days", "losses")
+LAYOUT: Final = 4
+TABLES: Final = ("hours", "days", "losses", "segments", "segment_losses")
+"""What is kept of each version."""
 _TABLE: Final[list[dict[str, Any]]] = [
-    {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"} for name in _TABLES
+    {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"} for name in TABLES
 ]
 _TRACK: Final[dict[str, Any]] = {
     "type": "record",
@@ -112,7 +113,7 @@ def decode(payload: bytes) -> State:
         tracks = {
             each["version"]: (
                 each["since"],
-                {name: Sketches.from_bytes(each[name]) if each[name] is not None else None for name in _TABLES},
+                {name: Sketches.from_bytes(each[name]) if each[name] is not None else None for name in TABLES},
             )
             for each in record["tracks"]
         }

@@ -12,6 +12,8 @@ performance  day        7 days of arrived labels        losses unlike those of t
 sequential   day        every day since the version     a rise of the daily loss, by river's ADWIN
 ===========  =========  ==============================  =======================================================
 
+Features and performance judge every segment that the reference knows as well, see :mod:`monitors.segments`.
+
 With the days' windows come two that judge nothing: ``estimate`` tells how well the model is likely to do, ``budget``
 how many false alarms the looks of features and performance were worth in the last 30 days.
 """
@@ -35,9 +37,10 @@ from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.matching import Match, Matcher
 from monitors.reference import Reference
+from monitors.segments import SPAN_MS, only
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
-from monitors.watchers import Result, Window, estimate_window, feature_window, performance_window
+from monitors.watchers import Result, SegmentWindow, Window, estimate_window, feature_window, performance_window
 
 __all__ = ["MONITORS", "ModelMonitor", "MonitorSettings"]
 
@@ -57,6 +60,8 @@ class MonitorSettings:
     data : DataSettings
     rows_min : int
         Fewest rows, or labels, of a window of days.
+    segment_rows_min : int
+        Of a segment's. Its thresholds are drawn from windows as small as its own.
     false_retrains_a_month : float
         The budget of a model: alarms of features and performance to expect in 30 days while nothing changes.
     adwin_delta : float
@@ -69,6 +74,7 @@ class MonitorSettings:
 
     data: DataSettings = field(default_factory=DataSettings)
     rows_min: int = 1000
+    segment_rows_min: int = 200
     false_retrains_a_month: float = 0.25
     adwin_delta: float = 0.002
     hour_labels_min: int = 10
@@ -94,15 +100,17 @@ class MonitorSettings:
 
 @dataclass
 class _Track:
-    """What is held of one model version: hours not yet judged, days of the trailing window."""
+    """What is held of one model version: hours not yet judged, days of the trailing window, those of its segments."""
 
     since: int = 0
     hours: Sketches | None = None
     days: Sketches | None = None
     losses: Sketches | None = None
+    segments: Sketches | None = None
+    segment_losses: Sketches | None = None
 
     def tables(self) -> dict[str, Sketches | None]:
-        return {"hours": self.hours, "days": self.days, "losses": self.losses}
+        return {name: getattr(self, name) for name in checkpoint.TABLES}
 
 
 class ModelMonitor:
@@ -152,6 +160,17 @@ class ModelMonitor:
         track.hours = _added(track.hours, sketches)
         track.days = _added(track.days, sketches.coarsen(DAY_MS))
 
+    def add_segments(self, version: str, sketches: Sketches) -> None:
+        """Hear what a version was asked, by segment, see :func:`monitors.segments.sketch_segments`.
+
+        Raises
+        ------
+        SketchError
+            Where the columns are not those of before.
+        """
+        track = self._tracks.setdefault(version, _Track())
+        track.segments = _added(track.segments, sketches.coarsen(DAY_MS))
+
     def add_answers(self, version: str, packed: bytes) -> None:
         """Hear what a version answered, see :func:`monitors.matching.pack_answers`."""
         self._take(self._waiting.add_answers(version, packed))
@@ -163,6 +182,11 @@ class ModelMonitor:
     def _take(self, matches: list[Match]) -> None:
         for each in matches:
             self.add_losses(each.version, sketch_losses(each.probability, each.positive, each.time_ms))
+            reference = self._reference(each.version)
+            if reference is not None and reference.segmentation:
+                rows, times = reference.segmentation.spread(each.segment, each.time_ms)
+                losses = sketch_losses(each.probability[rows], each.positive[rows], times)
+                self.add_segment_losses(each.version, losses)
 
     def add_losses(self, version: str, losses: Sketches) -> None:
         """Hear how a version did, see :func:`monitors.losses.sketch_losses`."""
@@ -170,6 +194,11 @@ class ModelMonitor:
         track.losses = _added(track.losses, losses)
         for hour, rows in zip(losses.tiles.tolist(), losses.rows.tolist(), strict=True):
             self._labels[hour] = self._labels.get(hour, 0) + rows
+
+    def add_segment_losses(self, version: str, losses: Sketches) -> None:
+        """Hear how a version did in each segment: the same of rows and times as its segments spread them."""
+        track = self._tracks.setdefault(version, _Track())
+        track.segment_losses = _added(track.segment_losses, losses.coarsen(DAY_MS))
 
     def advance(self, watermark_ms: int) -> tuple[list[Window], list[Alert]]:
         """Judge every hour and day that ended by the watermark: windows, in order of their end, and alerts."""
@@ -262,33 +291,49 @@ class ModelMonitor:
             windows.append(Window(self.model, version, "estimate", start, end, told))
         for monitor in MONITORS:
             results: tuple[Result, ...] = ()
-            finding = Finding(None)
+            findings = {"": Finding(None)}
             if monitor == "data" and reference is not None:
                 continue
             if reference is not None and monitor == "features" and full and track.days is not None:
-                results, finding = feature_window(
+                results, findings = feature_window(
                     track.days.between(start, end),
                     reference,
                     self.settings.rows_min,
                     self._budget.usual,
                     partial(self._spend, monitor, end),
                     estimates,
+                    self._segments(monitor, track.segments, reference, start, end),
+                    self.settings.segment_rows_min,
                 )
             elif reference is not None and monitor == "performance" and full and track.losses is not None:
-                results, finding = performance_window(
+                results, findings = performance_window(
                     track.losses.between(start, end),
                     reference,
                     self.settings.rows_min,
                     self._budget.usual,
                     partial(self._spend, monitor, end),
+                    self._segments(monitor, track.segment_losses, reference, start, end),
+                    self.settings.segment_rows_min,
                 )
             elif reference is not None and monitor == "sequential" and track.losses is not None:
-                results, finding = self._sequential(track.losses.between(end - DAY_MS, end), reference)
+                results, findings[""] = self._sequential(track.losses.between(end - DAY_MS, end), reference)
             begun = end - DAY_MS if monitor in ("sequential", "data") else start
             windows.append(Window(self.model, version, monitor, begun, end, results))
-            alerts += self._judged(version, monitor, "", (begun, end), finding)
+            for segment, finding in findings.items():
+                alerts += self._judged(version, monitor, segment, (begun, end), finding)
         if reference is not None:
             windows.append(Window(self.model, version, "budget", end - MONTH_DAYS * DAY_MS, end, self._spent(end)))
+
+    def _segments(
+        self, monitor: str, table: Sketches | None, reference: Reference, start: int, end: int
+    ) -> list[SegmentWindow]:
+        if table is None:
+            return []
+        numbers = {name: number for number, name in enumerate(reference.segmentation.segments)}
+        return [
+            SegmentWindow(name, only(table, numbers[name], start, end), part, self._book.is_open(monitor, name))
+            for name, part in reference.segments.items()
+        ]
 
     def _spend(self, monitor: str, end: int, p_value: float) -> float:
         """Level of a look; an open incident has no other to raise, so that its looks spend nothing."""
@@ -338,7 +383,9 @@ class ModelMonitor:
             track.hours = _since(track.hours, keep_hours)
             track.days = _since(track.days, keep_days)
             track.losses = _since(track.losses, keep_days)
-            stale = track.hours is None and track.days is None and track.losses is None
+            track.segments = _since(track.segments, keep_days)
+            track.segment_losses = _since(track.segment_losses, keep_days)
+            stale = all(table is None for table in track.tables().values())
             if stale and version != self._version:
                 del self._tracks[version]
 
@@ -394,7 +441,11 @@ def _added(held: Sketches | None, more: Sketches) -> Sketches:
 
 
 def _since(held: Sketches | None, start_ms: int) -> Sketches | None:
-    if held is None or not len(held.tiles) or held.tiles[0] >= start_ms:
-        return held if held is not None and len(held.tiles) else None
-    left = held.between(start_ms, int(held.tiles[-1]) + 1)
+    """What is of a time, those of segments included; None for nothing."""
+    if held is None:
+        return None
+    kept = held.tiles % SPAN_MS >= start_ms
+    if kept.all():
+        return held if len(held.tiles) else None
+    left = held.take(np.flatnonzero(kept))
     return left if len(left.tiles) else None

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from monitors.buckets import Floats, Ints, Kind
 from monitors.embeddings import EmbeddingError, EmbeddingSketch, Kernel
+from monitors.segments import OTHER, SEGMENTS_MAX
 from monitors.sketches import Sketches, merge, sketch_batch
 
 __all__ = [
-    "OTHER",
     "Columns",
     "FileError",
     "Segments",
@@ -36,8 +36,6 @@ __all__ = [
 
 BATCH_ROWS: Final = 1 << 17
 BATCHES_PER_MERGE: Final = 16
-SEGMENTS_MAX: Final = 20
-OTHER: Final = "other"
 _SEGMENT_MS: Final = 1
 _EMBEDDING: Final = "embedding"
 

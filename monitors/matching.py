@@ -18,29 +18,34 @@ __all__ = ["ANSWER", "LABEL", "WAIT_MS", "Match", "Matcher", "pack_answers", "pa
 WAIT_MS: Final = 7 * 86_400_000
 """Labels come hours after the request, seldom a day; what is later than a week is not waited for."""
 
-ANSWER: Final = np.dtype([("request", "<u8"), ("time_ms", "<i8"), ("probability", "<f8")])
+ANSWER: Final = np.dtype([("request", "<u8"), ("time_ms", "<i8"), ("probability", "<f8"), ("segment", "<i8")])
 LABEL: Final = np.dtype([("request", "<u8"), ("time_ms", "<i8"), ("positive", "<i8")])
 
 Table = npt.NDArray[Any]
 
 
-def pack_answers(requests: npt.ArrayLike, probability: npt.ArrayLike, time_ms: npt.ArrayLike) -> bytes:
-    """A batch of answers as bytes, `ANSWER` a row; a request is known by a 64-bit hash of its id."""
-    return _pack(ANSWER, requests, time_ms, probability)
+def pack_answers(
+    requests: npt.ArrayLike, probability: npt.ArrayLike, time_ms: npt.ArrayLike, segment: npt.ArrayLike = 0
+) -> bytes:
+    """A batch of answers as bytes, `ANSWER` a row; a request is known by a 64-bit hash of its id.
+
+    `segment` is what :meth:`monitors.segments.Segmentation.codes` says of each.
+    """
+    return _pack(ANSWER, requests, {"time_ms": time_ms, "probability": probability, "segment": segment})
 
 
 def pack_labels(requests: npt.ArrayLike, positive: npt.ArrayLike, time_ms: npt.ArrayLike) -> bytes:
     """A batch of labels (0 or 1, at the time of their arrival) as bytes, `LABEL` a row."""
-    return _pack(LABEL, requests, time_ms, positive)
+    return _pack(LABEL, requests, {"time_ms": time_ms, "positive": positive})
 
 
-def _pack(layout: np.dtype[Any], requests: npt.ArrayLike, time_ms: npt.ArrayLike, value: npt.ArrayLike) -> bytes:
+def _pack(layout: np.dtype[Any], requests: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> bytes:
     ids = np.asarray(requests, dtype=object)
     table = np.empty(len(ids), layout)
     # Among the 10,000 that wait at a time two meet by chance once in 10^11.
     table["request"] = pd.util.hash_array(ids, categorize=False)
-    table["time_ms"] = time_ms
-    table[str(layout.names[2]) if layout.names else ""] = value
+    for name, each in values.items():
+        table[name] = each
     return table.tobytes()
 
 
@@ -49,6 +54,7 @@ class Match:
     """Answers of one version and the labels that came for them; arrays of one length, times of the labels."""
 
     version: str
+    segment: npt.NDArray[np.int64]
     probability: npt.NDArray[np.float64]
     positive: npt.NDArray[np.int64]
     time_ms: npt.NDArray[np.int64]
@@ -99,5 +105,7 @@ class Matcher:
 
 def _match(version: str, answers: Table, labels: Table) -> tuple[Match, Table, Table]:
     _, a, b = np.intersect1d(answers["request"], labels["request"], return_indices=True)
-    match = Match(version, answers["probability"][a], labels["positive"][b], labels["time_ms"][b])
+    match = Match(
+        version, answers["segment"][a], answers["probability"][a], labels["positive"][b], labels["time_ms"][b]
+    )
     return match, np.delete(answers, a), np.delete(labels, b)

@@ -1,9 +1,10 @@
 """What a model version was trained on, as its monitors need it: pinned to the version, saved beside the model."""
 
 import io
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -13,11 +14,22 @@ from scipy.special import expit, logit, stdtr, stdtrit
 
 from monitors.buckets import Floats, Ints, Kind
 from monitors.estimates import Estimator, Usual
+from monitors.segments import Segmentation
 from monitors.sketches import ColumnSketch, Sketches
 
-__all__ = ["Activity", "ColumnSpec", "Null", "Profile", "Reference", "Role", "UnusableReferenceError", "scaled"]
+__all__ = [
+    "Activity",
+    "ColumnSpec",
+    "Null",
+    "Profile",
+    "Reference",
+    "Role",
+    "SegmentReference",
+    "UnusableReferenceError",
+    "scaled",
+]
 
-VERSION: Final = 3
+VERSION: Final = 4
 HOUR_MS: Final = 3_600_000
 Role = Literal["monitored", "context"]
 Scale = Literal["plain", "log", "odds"]
@@ -166,6 +178,29 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class SegmentReference:
+    """The part of a reference that is of one segment.
+
+    Attributes
+    ----------
+    merged : Sketches
+        As one tile.
+    nulls : mapping of column to tuple of Null
+    losses : tuple of Null
+        Empty where too few of its days had labels.
+    """
+
+    merged: Sketches
+    nulls: Mapping[str, tuple[Null, ...]]
+    losses: tuple[Null, ...]
+
+    @cached_property
+    def usual(self) -> dict[str, ColumnSketch]:
+        """Each column of `merged`."""
+        return {name: self.merged.column(name) for name in self.merged.names}
+
+
+@dataclass(frozen=True)
 class Reference:
     """Build with :func:`monitors.thresholds.build_reference`.
 
@@ -183,6 +218,9 @@ class Reference:
     window_days : int
     estimator : Estimator
         What the model's scores say of how well it does.
+    segmentation : Segmentation
+    segments : mapping of str to SegmentReference
+        Of its segments, those with enough days to be judged.
     """
 
     model: str
@@ -194,6 +232,8 @@ class Reference:
     losses: tuple[Null, ...]
     window_days: int
     estimator: Estimator
+    segmentation: Segmentation = field(default_factory=Segmentation)
+    segments: Mapping[str, SegmentReference] = field(default_factory=dict)
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -229,6 +269,10 @@ class Reference:
             "usual_labels": self.estimator.labels,
             "usual": [asdict(each) for each in self.estimator.usual],
             "merged": self.merged.to_bytes(),
+            "segmentation": json.dumps(self.segmentation.plain()),
+            "segments": [{"name": name, "merged": each.merged.to_bytes(), "losses": _records(each.losses),
+                          "nulls": {column: _records(nulls) for column, nulls in sorted(each.nulls.items())}}
+                         for name, each in self.segments.items()],
             **{name: getattr(self.profile, name).astype("<f8").tobytes() for name in _PROFILE},
         }  # fmt: skip
         out = io.BytesIO()
@@ -274,6 +318,16 @@ _COLUMN: Final[dict[str, Any]] = {
         {"name": "nulls", "type": {"type": "array", "items": _NULL}},
     ],
 }
+_SEGMENT: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Segment",
+    "fields": [
+        {"name": "name", "type": "string"},
+        {"name": "merged", "type": "bytes", "doc": "monitors.sketch_codec"},
+        {"name": "losses", "type": {"type": "array", "items": "Null"}},
+        {"name": "nulls", "type": {"type": "map", "values": {"type": "array", "items": "Null"}}},
+    ],
+}
 _USUAL: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Usual",
@@ -298,6 +352,8 @@ SCHEMA: Final[dict[str, Any]] = {
         {"name": "usual_labels", "type": "double"},
         {"name": "usual", "type": {"type": "array", "items": _USUAL}},
         {"name": "merged", "type": "bytes", "doc": "monitors.sketch_codec"},
+        {"name": "segmentation", "type": "string", "doc": "JSON."},
+        {"name": "segments", "type": {"type": "array", "items": _SEGMENT}},
         *({"name": name, "type": "bytes", "doc": "Little-endian doubles."} for name in _PROFILE),
     ],
 }
@@ -306,6 +362,10 @@ _PARSED = fastavro.parse_schema(SCHEMA)
 
 def _records(nulls: tuple[Null, ...]) -> list[dict[str, Any]]:
     return [asdict(null) for null in nulls]
+
+
+def _nulls(records: Sequence[Mapping[str, Any]]) -> tuple[Null, ...]:
+    return tuple(Null(**each) for each in records)
 
 
 def _rebuild(record: Any) -> Reference:
@@ -317,8 +377,8 @@ def _rebuild(record: Any) -> Reference:
         columns={c["name"]: ColumnSpec(c["kind"], c["role"], c["source"]) for c in record["columns"]},
         merged=Sketches.from_bytes(record["merged"]),
         profile=Profile(**arrays),
-        nulls={c["name"]: tuple(Null(**null) for null in c["nulls"]) for c in record["columns"]},
-        losses=tuple(Null(**null) for null in record["losses"]),
+        nulls={c["name"]: _nulls(c["nulls"]) for c in record["columns"]},
+        losses=_nulls(record["losses"]),
         window_days=record["window_days"],
         estimator=Estimator(
             chances=np.frombuffer(record["chances"], "<f8"),
@@ -326,4 +386,13 @@ def _rebuild(record: Any) -> Reference:
             labels=record["usual_labels"],
             usual=tuple(Usual(**each) for each in record["usual"]),
         ),
+        segmentation=Segmentation.of_plain(json.loads(record["segmentation"])),
+        segments={
+            each["name"]: SegmentReference(
+                merged=Sketches.from_bytes(each["merged"]),
+                nulls={column: _nulls(nulls) for column, nulls in each["nulls"].items()},
+                losses=_nulls(each["losses"]),
+            )
+            for each in record["segments"]
+        },
     )

@@ -146,6 +146,10 @@ class Sketches:
         picked = {name: getattr(self, name)[at] for name in _PER_TILE}
         return replace(self, keys=self.keys[kept] - (moved << CODE_BITS), counts=self.counts[kept], **picked)
 
+    def moved(self, by_ms: int) -> "Sketches":
+        """The same, so much later; a multiple of `tile_ms`."""
+        return replace(self, tiles=self.tiles + by_ms)
+
     def coarsen(self, tile_ms: int) -> "Sketches":
         """The same in longer tiles, a multiple of these.
 

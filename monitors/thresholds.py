@@ -30,13 +30,15 @@ from monitors.reference import (
     Profile,
     Reference,
     Scale,
+    SegmentReference,
     UnusableReferenceError,
     scaled,
 )
+from monitors.segments import SPAN_MS, Segmentation, only
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup
 
-__all__ = ["DAY_MS", "HOUR_MS", "Calibration", "build_reference", "draw_windows"]
+__all__ = ["DAY_MS", "HOUR_MS", "Calibration", "SegmentedSpan", "build_reference", "draw_windows"]
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -79,6 +81,22 @@ class Calibration:
     rows_min: int = 40
 
 
+@dataclass(frozen=True)
+class SegmentedSpan:
+    """A training span cut into segments: `features` and `losses` as :func:`monitors.segments.sketch_segments` has them.
+
+    Attributes
+    ----------
+    segmentation : Segmentation
+    features, losses : Sketches
+        Tiles of an hour.
+    """
+
+    segmentation: Segmentation
+    features: Sketches
+    losses: Sketches
+
+
 def build_reference(
     model: str,
     version: str,
@@ -87,6 +105,7 @@ def build_reference(
     losses: Sketches,
     seed: int,
     settings: Calibration | None = None,
+    segmented: SegmentedSpan | None = None,
 ) -> Reference:
     """The reference of a model version.
 
@@ -102,6 +121,8 @@ def build_reference(
         in tiles of an hour by the arrival of the label.
     seed : int
     settings : Calibration, optional
+    segmented : SegmentedSpan, optional
+        The same rows.
 
     Raises
     ------
@@ -128,7 +149,29 @@ def build_reference(
         losses=_loss_nulls(loss_days, inside, np.random.default_rng(seed), settings),
         window_days=settings.window_days,
         estimator=build_estimator(loss_days, inside),
+        segmentation=segmented.segmentation if segmented else Segmentation(),
+        segments=_segments(columns, segmented, seed, settings) if segmented else {},
     )
+
+
+def _segments(
+    columns: Mapping[str, ColumnSpec], span: SegmentedSpan, seed: int, settings: Calibration
+) -> dict[str, SegmentReference]:
+    """Each with thresholds of its own, from its own days; not of those that are too seldom there."""
+    found, least = {}, 2 * settings.window_days
+    features, losses = span.features.coarsen(DAY_MS), span.losses.coarsen(DAY_MS)
+    for number, name in enumerate(span.segmentation.segments):
+        days = only(features, number, 0, SPAN_MS)
+        loss_days = only(losses, number, 0, SPAN_MS)
+        if len(days.tiles) < least:
+            continue
+        loss_nulls: tuple[Null, ...] = ()
+        if len(loss_days.tiles) >= least:
+            inside = draw_windows(loss_days.tiles // DAY_MS, settings, np.random.default_rng(seed))
+            loss_nulls = _loss_nulls(loss_days, inside, np.random.default_rng(seed), settings)
+        nulls = _distance_nulls(columns, days, np.random.default_rng(seed), settings)
+        found[name] = SegmentReference(days.collapse(), nulls, loss_nulls)
+    return found
 
 
 def draw_windows(days: Ints, settings: Calibration, random: np.random.Generator) -> Ints:

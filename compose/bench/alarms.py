@@ -163,9 +163,9 @@ def watch(each: Stream) -> Watched:
         if day >= days:
             args = (reference, settings.rows_min, budget.usual)
             _, traffic = feature_window(features.between(*window), *args, partial(spend, "features", end))
-            judge("features", window, traffic)
+            judge("features", window, traffic[""])
             _, fit = performance_window(losses.between(*window), *args, partial(spend, "performance", end))
-            judge("performance", window, fit)
+            judge("performance", window, fit[""])
         judge("sequential", (end - DAY_MS, end), Finding(rises[day - 1]))
     return Watched(tuple(opened), looks, fired)
 

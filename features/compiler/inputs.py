@@ -30,6 +30,8 @@ class Inputs:
         Columns that are reported and never raise an alarm by themselves.
     feeds : mapping of str to str
         By column, the topic it comes from.
+    segments : str
+        How traffic is cut, as :func:`monitors.segments.dimensions_of` reads it; empty for not at all.
     """
 
     model: str
@@ -42,6 +44,7 @@ class Inputs:
     prior: str
     context: tuple[str, ...]
     feeds: Mapping[str, str]
+    segments: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ A service says what Feast has no field for in its tags:
 ``columns``    columns of the request that the model reads, comma-separated
 ``prior``      ``view.feature`` that answers until a first model is trained
 ``context``    views (comma-separated) that are reported and never raise an alarm by themselves
+``segments``   how traffic is cut for its monitors: a column of texts, or ``name: condition`` (of pandas, over what the
+               model reads), between semicolons; may be left out
 ``labels``     name of the Kafka source with the outcomes
 ``label``      SQL over an outcome that says whether it is positive
 """
@@ -49,6 +51,8 @@ class ModelInputs:
         Column of the prediction that answers before there is a model.
     context : frozenset of str
         Input columns that are reported and never raise an alarm by themselves.
+    segments : str
+        How traffic is cut, as :func:`monitors.segments.dimensions_of` reads it; empty for not at all.
     """
 
     model: str
@@ -63,6 +67,7 @@ class ModelInputs:
     views: tuple[StreamFeatureView, ...]
     prior: str
     context: frozenset[str]
+    segments: str = ""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -99,6 +104,7 @@ def plain_inputs(inputs: ModelInputs) -> Inputs:
         features=inputs.features,
         prior=inputs.prior,
         context=tuple(sorted(inputs.context)),
+        segments=inputs.segments,
         feeds={name: feeds.get(name.partition("__")[0], inputs.requests) for name in (*inputs.columns, inputs.prior)},
     )
 
@@ -137,6 +143,7 @@ def model_inputs(repo: Repo, service_name: str) -> ModelInputs:
         views=views,
         prior=column_of(prior_view, prior_feature),
         context=frozenset(column_of(v.name, f.name) for v in views if v.name in context for f in value_fields(v)),
+        segments=tags.get("segments", ""),
     )
 
 
@@ -167,6 +174,8 @@ def prediction_topic(inputs: ModelInputs) -> Topic:
     # On the last row of a scored batch: what drift detection keeps of the batch. In this topic and not in one of its
     # own, since a second sink would make Flink plan, and run, the joins and the inference twice.
     schema["fields"] += [nullable("sketch_rows", "int"), nullable("sketch", "bytes")]
+    if inputs.segments:
+        schema["fields"].append(nullable("segments", "bytes"))
     return Topic(f"predictions.{inputs.model}", derived_id(schema), key="request_id", definition=schema)
 
 
