@@ -223,6 +223,7 @@ delay = FeatureService(
         "columns": "sched_hour,weekday,distance,block_minutes,carrier,origin,dest",
         "prior": "base_rate.late_share_31d",
         "context": "weather",
+        "segments": "origin; evening: sched_hour >= 17",
         "labels": "arrivals",
         "label": "arr_delay > 15",
     },

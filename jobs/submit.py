@@ -19,6 +19,7 @@ from features.compiler.topics import UnsupportedViewError
 from jobs.cluster import Cluster, send, send_by_table, stream_environment
 from jobs.tables import Broker
 from monitors.evaluate import MonitorSettings
+from monitors.segments import SegmentError
 
 __all__ = ["Plan", "main", "submit"]
 
@@ -86,7 +87,7 @@ def main(
         for job in jobs:
             found = submit(job, plan, definitions, checkpoints.get(job, ""))
             print(json.dumps({"job": job, "id": found}), flush=True)  # noqa: T201
-    except (RepoError, UnsupportedViewError) as exc:
+    except (RepoError, SegmentError, UnsupportedViewError) as exc:
         raise click.ClickException(str(exc)) from exc
     # The Java gateway keeps threads; nothing is left to do.
     os._exit(0)
@@ -120,7 +121,7 @@ def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
 
     Raises
     ------
-    RepoError, UnsupportedViewError
+    RepoError, SegmentError, UnsupportedViewError
         Where the repo cannot give what the job needs.
     click.BadParameter
         For a job that does not exist.

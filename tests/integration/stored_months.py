@@ -1,5 +1,7 @@
 """Four months of a model's traffic with planted faults, and an archive that holds them as the archiver would."""
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from features.compiler.inputs import Inputs
 from features.compiler.repo import load_repo
 from features.compiler.service import model_inputs, plain_inputs, prediction_topic
 from jobs.archiving import prepare_tables
+from jobs.segmenting import planned
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.reference import ColumnSpec, Reference
+from monitors.segments import Segmentation, sketch_segments
 from monitors.sketches import Sketches, sketch_batch
-from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
+from monitors.thresholds import DAY_MS, HOUR_MS, SegmentedSpan, build_reference
 from schemas.tables import DATABASE
 from schemas.topics import topic
 
@@ -53,12 +57,16 @@ Flags = npt.NDArray[np.bool_] | bool
 
 
 def requests(
-    rng: np.random.Generator, time_ms: npt.NDArray[np.int64], risen: Flags, silent: Flags, unforeseen: Any
+    rng: np.random.Generator,
+    time_ms: npt.NDArray[np.int64],
+    risen: Flags,
+    silent: Flags,
+    unforeseen: Callable[[npt.NDArray[Any]], Any],
 ) -> pd.DataFrame:
-    """Requests at these times: `SPECS`, ``at`` and ``label_at`` in epoch milliseconds, ``late`` (0 or 1).
+    """Requests at these times, ``at`` in epoch milliseconds: `SPECS`, what segments are made of, and what became of it.
 
-    Amounts are three times as high where `risen`, ages missing where `silent`; by `unforeseen` labels are likelier to
-    be positive than the score says.
+    ``label_at`` and ``late`` (0 or 1) are the label's. Amounts are three times as high where `risen`, ages missing
+    where `silent`; by `unforeseen`, of the channels, labels are likelier to be positive than the score says.
     """
     size = len(time_ms)
     score = rng.beta(2, 5, size)
@@ -66,11 +74,13 @@ def requests(
         {
             "at": time_ms,
             "amount": rng.lognormal(3, 1, size) * np.where(risen, 3, 1),
-            "channel": rng.choice(["web", "shop", "phone"], size, p=[0.6, 0.3, 0.1]),
+            "channel": (channel := rng.choice(["web", "shop", "phone"], size, p=[0.6, 0.3, 0.1])),
+            "origin": channel,
+            "sched_hour": time_ms // HOUR_MS % 24 * 1.0,
             "age": np.where(silent, np.nan, rng.normal(45, 12, size)),
             "probability": score,
             "label_at": time_ms + rng.integers(HOUR_MS, 8 * HOUR_MS, size),
-            "late": (rng.random(size) < np.minimum(score + unforeseen, 1)).astype(int),
+            "late": (rng.random(size) < np.minimum(score + unforeseen(channel), 1)).astype(int),
         }
     )
 
@@ -82,7 +92,7 @@ def traffic() -> pd.DataFrame:
     time_ms = START_MS + np.sort(rng.integers(0, DAYS * DAY_MS, size))
     day = (time_ms - START_MS) // DAY_MS
     risen, odd = ((span[0] <= day) & (day < span[1]) for span in (RISEN, ODD))
-    return requests(rng, time_ms, risen, day == SILENT, 0.3 * odd).assign(
+    return requests(rng, time_ms, risen, day == SILENT, lambda _: 0.3 * odd).assign(
         id=[f"r{i}" for i in range(size)],
         version=np.select([day < TRAINED_DAY, day < ODD[1]], ["prior", "1"], "2"),
     )
@@ -96,11 +106,26 @@ def losses(rows: pd.DataFrame) -> Sketches:
     return sketch_losses(rows["probability"].to_numpy(), rows["late"].to_numpy(), rows["label_at"].to_numpy())
 
 
+def segments(rows: pd.DataFrame, cut: Segmentation) -> Sketches:
+    values = {name: rows[name].to_numpy() for name in SPECS}
+    return sketch_segments(cut, cut.codes(rows), values, KINDS, rows["at"].to_numpy(), TILE_MS)
+
+
+def segment_losses(rows: pd.DataFrame, cut: Segmentation) -> Sketches:
+    place, time_ms = cut.spread(cut.codes(rows), rows["label_at"].to_numpy())
+    return sketch_losses(rows["probability"].to_numpy()[place], rows["late"].to_numpy()[place], time_ms)
+
+
+def reference(version: str, before: pd.DataFrame) -> Reference:
+    """Of a version, from such traffic."""
+    cut = planned(INPUTS).restricted(before, 1)
+    span = SegmentedSpan(cut, segments(before, cut), segment_losses(before, cut))
+    return build_reference("delay", version, SPECS, inputs(before), losses(before), seed=3, segmented=span)
+
+
 def references(rows: pd.DataFrame) -> dict[str, Reference]:
     """Of both versions, from what the prior was asked."""
-    before = rows[rows["version"] == "prior"]
-    tables = inputs(before), losses(before)
-    return {version: build_reference("delay", version, SPECS, *tables, seed=3) for version in "12"}
+    return {version: reference(version, rows[rows["version"] == "prior"]) for version in "12"}
 
 
 @dataclass(frozen=True)
@@ -109,13 +134,13 @@ class Archive:
 
     client: Client
 
-    def fill(self, rows: pd.DataFrame) -> int:
+    def fill(self, rows: pd.DataFrame, cuts: Mapping[str, Segmentation]) -> int:
         """What the archiver would have written of the traffic and of the control loop; how many sketches there are."""
         names = ("flights.arrivals", "models.control", "retraining.events")
         prepare_tables(self.client, [PREDICTIONS, *map(topic, names)])
         batches = [part for _, one in rows.groupby("version") for part in _batches(one)]
         for i in range(0, len(batches), 100):
-            self._put("predictions_delay", pd.concat(map(_answers, batches[i : i + 100])))
+            self._put("predictions_delay", pd.concat(_answers(each, cuts) for each in batches[i : i + 100]))
         arrivals = {"flight_id": rows["id"], "event_time": _times(rows["label_at"]), "carrier": "XX", "flight": 1}
         arrivals |= {"origin": "AAA", "dest": "BBB", "sched_dep": _times(rows["at"]), "arr_delay": 60.0 * rows["late"]}
         self._put("flights_arrivals", pd.DataFrame(arrivals).sort_values("event_time"))
@@ -137,11 +162,14 @@ def _batches(rows: pd.DataFrame) -> list[pd.DataFrame]:
     return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
 
 
-def _answers(batch: pd.DataFrame) -> pd.DataFrame:
+def _answers(batch: pd.DataFrame, cuts: Mapping[str, Segmentation]) -> pd.DataFrame:
     """A batch as scoring writes it: its sketches are on the last row."""
     last = [None] * (len(batch) - 1)
+    cut = cuts.get(batch["version"].iloc[0])
     found = {"request_id": batch["id"], "event_time": _times(batch["at"]), "model": "delay"}
     found |= {"model_version": batch["version"], "probability": batch["probability"]}
+    found |= {"origin": batch["origin"], "sched_hour": batch["sched_hour"]}
+    found |= {"segments": [*last, segments(batch, cut).to_bytes() if cut else None]}
     return pd.DataFrame(found | {"sketch_rows": [*last, len(batch)], "sketch": [*last, inputs(batch).to_bytes()]})
 
 
@@ -155,3 +183,4 @@ def leave_references(models: Path, found: dict[str, Reference]) -> None:
         folder = models / "delay" / version
         folder.mkdir(parents=True)
         (folder / "reference.avro").write_bytes(each.to_bytes())
+        (folder / "model.json").write_text(json.dumps({"segments": each.segmentation.plain()}))

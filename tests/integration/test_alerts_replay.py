@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from features.compiler.inputs import write_inputs
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.incidents import Alert
 from monitors.reference import Reference
+from monitors.segments import SPAN_MS
 from monitors.thresholds import DAY_MS, HOUR_MS
 
 FOREVER_MS = at(1000)
@@ -59,12 +61,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     rows = months.traffic()
     references = months.references(rows)
     months.leave_references(home.path("models"), references)
+    cuts = {version: each.segmentation for version, each in references.items()}
     write_inputs(home.path("inputs.json"), {"delay": months.INPUTS})
     with own_clickhouse(home.path("archive")) as (url, client):
         endpoints = Endpoints("", "", url, "")
         began = psutil.Process().create_time()
         home.platform_file.write_text(json.dumps(asdict(Running("", "up", os.getpid(), began, endpoints, {}))))
-        yield Kept(home, url, rows, references, months.Archive(client).fill(rows))
+        yield Kept(home, url, rows, references, months.Archive(client).fill(rows, cuts))
 
 
 def policy(folder: Path, retrain: str, more: str = "") -> str:
@@ -87,14 +90,19 @@ def test_alerts_are_those_of_a_monitor_that_hears_an_hour_at_a_time(kept: Kept) 
 
 def hour_by_hour(kept: Kept) -> list[Alert]:
     monitor, found = ModelMonitor("delay", kept.references.get), []
-    whole = {name: (months.inputs(rows), months.losses(rows)) for name, rows in kept.rows.groupby("version")}
+    takes = [monitor.add_sketches, monitor.add_losses, monitor.add_segments, monitor.add_segment_losses]
+    whole = {}
+    for name, rows in kept.rows.groupby("version"):
+        whole[name] = [months.inputs(rows), months.losses(rows)]
+        if name in kept.references:
+            cut = kept.references[name].segmentation
+            whole[name] += [months.segments(rows, cut), months.segment_losses(rows, cut)]
     for hour in range(months.START_MS, at(months.DAYS), HOUR_MS):
         for version, tables in whole.items():
-            asked, known = (table.between(hour, hour + HOUR_MS) for table in tables)
-            if len(asked.tiles):
-                monitor.add_sketches(version, asked)
-            if len(known.tiles):
-                monitor.add_losses(version, known)
+            for take, table in zip(takes, tables, strict=False):
+                now = table.take(np.flatnonzero(table.tiles % SPAN_MS == hour))
+                if len(now.tiles):
+                    take(version, now)
         found += monitor.advance(hour + HOUR_MS)[1]
     return found
 

@@ -18,7 +18,19 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from stored_months import BATCH, HOURLY, PREDICTIONS, SPECS, START_MS, inputs, losses, requests
+from stored_months import (
+    BATCH,
+    HOURLY,
+    PREDICTIONS,
+    START_MS,
+    inputs,
+    leave_references,
+    losses,
+    reference,
+    requests,
+    segment_losses,
+    segments,
+)
 
 from compose.local import watchdog
 from compose.local.home import Home
@@ -26,7 +38,7 @@ from compose.local.jobs import ALIVE, JobBook
 from compose.local.kafka import create_topics
 from compose.local.platform import Platform, Running, local_services
 from monitors.evaluate import ModelMonitor
-from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
+from monitors.thresholds import DAY_MS, HOUR_MS
 from schemas.codec import Codec
 from schemas.topics import topic
 
@@ -50,13 +62,21 @@ class Traffic:
 
     @staticmethod
     def of(start_day: int, days: int, seed: int, drifting: bool) -> "Traffic":
-        """With `drifting`: a feed silent for a day, then amounts that rise, then labels that scores do not foresee."""
+        """With `drifting`: a feed silent for a day, then amounts that rise, then labels that scores do not foresee.
+
+        In the week before, only those of a tenth of the traffic, and a little of the rest for the better.
+        """
         rng = np.random.default_rng(seed)
         size = days * 24 * HOURLY
         day = np.repeat(np.arange(days), 24 * HOURLY)
         at = START_MS + start_day * DAY_MS + np.sort(rng.integers(0, days * DAY_MS, size))
         risen, silent, odd = ((day >= 20) & drifting, (day == 9) & drifting, (day >= 40) & drifting)
-        rows = requests(rng, at, risen, silent, 0.35 * odd)
+        before = (day >= 30) & (day < 37) & drifting
+
+        def unforeseen(channel: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return 0.35 * odd + before * np.where(channel == "phone", 0.4, -0.045)
+
+        rows = requests(rng, at, risen, silent, unforeseen)
         return Traffic(rows.assign(id=[f"r{start_day}-{i}" for i in range(size)]))
 
     @cached_property
@@ -72,7 +92,8 @@ class Traffic:
 
 BEFORE = Traffic.of(0, REFERENCE_DAYS, seed=1, drifting=False)
 NOW = Traffic.of(REFERENCE_DAYS, DAYS, seed=2, drifting=True)
-REFERENCE = build_reference("delay", "1", SPECS, inputs(BEFORE.rows), losses(BEFORE.rows), seed=3)
+REFERENCE = reference("1", BEFORE.rows)
+CUT = REFERENCE.segmentation
 END_MS = START_MS + (REFERENCE_DAYS + DAYS) * DAY_MS
 
 
@@ -81,6 +102,8 @@ def expected() -> dict[str, list[dict[str, Any]]]:
     monitor = ModelMonitor("delay", {"1": REFERENCE}.get)
     monitor.add_sketches("1", inputs(NOW.rows))
     monitor.add_losses("1", losses(NOW.labelled))
+    monitor.add_segments("1", segments(NOW.rows, CUT))
+    monitor.add_segment_losses("1", segment_losses(NOW.labelled, CUT))
     windows, alerts = monitor.advance(END_MS)
     return {"drift.windows": [w.record() for w in windows], "drift.alerts": [a.record() for a in alerts]}
 
@@ -88,9 +111,7 @@ def expected() -> dict[str, list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     home = Home(tmp_path_factory.mktemp("drift")).prepare()
-    folder = home.path("models", "delay", "1")
-    folder.mkdir(parents=True)
-    (folder / "reference.avro").write_bytes(REFERENCE.to_bytes())
+    leave_references(home.path("models"), {"1": REFERENCE})
 
     def restored(started: Platform) -> None:
         JobBook(home, started.endpoints.kafka, started.endpoints.flink).restore()
@@ -134,14 +155,15 @@ class Feed:
         assert self._producer.flush(60) == 0
 
     def _answer(self, batch: pd.DataFrame) -> None:
-        sketch = inputs(batch).to_bytes()
+        sketches = {"sketch": inputs(batch).to_bytes(), "segments": segments(batch, CUT).to_bytes()}
         last = len(batch) - 1
         start = pd.Timestamp(int(batch["at"].iloc[0]) - 1, unit="ms", tz="UTC")
         for i, row in enumerate(batch.itertuples()):
             at = pd.Timestamp(row.at, unit="ms", tz="UTC")
             record = {**self._nothing, "request_id": row.id, "event_time": at, "watermark": start, "model": "delay"}
             record |= {"model_version": "1", "probability": row.probability}
-            record |= {"sketch_rows": len(batch), "sketch": sketch} if i == last else {}
+            record |= {"origin": row.origin, "sched_hour": row.sched_hour}
+            record |= {"sketch_rows": len(batch), **sketches} if i == last else {}
             self._put(PREDICTIONS.name, row.id, self._predictions.encode(record), row.at)
 
     def _label(self, row: Any) -> None:
@@ -244,8 +266,9 @@ def as_told(name: str, record: dict[str, Any]) -> str:
 def test_alerts_are_the_same_whenever_the_job_is_killed(platform: Platform, request: pytest.FixtureRequest) -> None:
     kills, rng = request.config.getoption("--drift-kills"), random.Random(4)
     wanted = {name: Counter(as_told(name, each) for each in records) for name, records in expected().items()}
-    opened = {each["monitor"] for each in expected()["drift.alerts"] if each["status"] == "opened"}
-    assert opened == {"data", "features", "performance", "sequential"}  # or there is little to lose
+    opened = {(each["monitor"], each["segment"]) for each in expected()["drift.alerts"] if each["status"] == "opened"}
+    whole = {("data", "people"), ("features", ""), ("performance", ""), ("sequential", "")}
+    assert opened == whole | {("performance", f"origin={name}") for name in ("phone", "shop")}  # or there is little to lose
 
     feed, job = Feed(platform.endpoints.kafka), Job(platform)
     for n in range(kills):

@@ -216,7 +216,7 @@ def test_a_reference_is_the_same_for_the_same_seed_and_survives_its_bytes():
     payload = reference().to_bytes()
     assert reference_of("1").to_bytes() == payload
     assert Reference.from_bytes(payload).to_bytes() == payload
-    with pytest.raises(UnusableReferenceError, match="version 3"):
+    with pytest.raises(UnusableReferenceError, match="version 4"):
         Reference.from_bytes(b"\x10" + payload[1:])
 
 
