@@ -268,7 +268,8 @@ def test_alerts_are_the_same_whenever_the_job_is_killed(platform: Platform, requ
     wanted = {name: Counter(as_told(name, each) for each in records) for name, records in expected().items()}
     opened = {(each["monitor"], each["segment"]) for each in expected()["drift.alerts"] if each["status"] == "opened"}
     whole = {("data", "people"), ("features", ""), ("performance", ""), ("sequential", "")}
-    assert opened == whole | {("performance", f"origin={name}") for name in ("phone", "shop")}  # or there is little to lose
+    parts = {("performance", f"origin={name}") for name in ("phone", "shop")}
+    assert opened == whole | parts  # or there is little to lose
 
     feed, job = Feed(platform.endpoints.kafka), Job(platform)
     for n in range(kills):
