@@ -34,6 +34,8 @@ __all__ = [
     "quantiles",
     "rank_squares",
     "regroup",
+    "tail_limits",
+    "tail_share",
     "total_variation",
     "unseen_share",
     "wasserstein",
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 PSI_GROUPS: Final = 16
+TAIL: Final = 0.005
+"""Share of the reference that is taken for either of its tails."""
 Counts = npt.NDArray[Any]
 
 
@@ -263,6 +267,26 @@ def outside_share(sketch: ColumnSketch, low: float, high: float) -> float:
     """Share of values outside [low, high]; exact but for values within ``RELATIVE_ERROR`` of a limit."""
     outside = (sketch.values < low) | (sketch.values > high)
     return float(sketch.counts[outside].sum() / sketch.count) if sketch.count else float("nan")
+
+
+def tail_limits(codes: npt.NDArray[np.int64], counts: Counts) -> tuple[int, int]:
+    """Codes of buckets between which all but `TAIL` of either end of a reference lies; ascending codes, not empty."""
+    until = np.cumsum(counts)
+    low, high = np.searchsorted(until, [TAIL * until[-1], (1 - TAIL) * until[-1]])
+    return int(codes[low]), int(codes[high])
+
+
+def tail_share(reference: ColumnSketch, current: ColumnSketch) -> float:
+    """Share of numbers or scores below or above nearly all of the reference's, see :func:`tail_limits`.
+
+    What KS and groups of equal shares do not see: a few values far out. Exact at the edges of buckets; NaN where a side
+    has no values.
+    """
+    if reference.count == 0 or current.count == 0:
+        return float("nan")
+    low, high = tail_limits(reference.codes, reference.counts)
+    outside = (current.codes < low) | (current.codes > high)
+    return float(current.counts[outside].sum() / current.count)
 
 
 def unseen_share(reference: ColumnSketch, current: ColumnSketch) -> float:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints
 from monitors.estimates import build_estimator
@@ -36,7 +35,7 @@ from monitors.reference import (
 )
 from monitors.segments import SPAN_MS, Segmentation, only
 from monitors.sketches import Sketches
-from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup
+from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup, tail_limits
 
 __all__ = ["DAY_MS", "HOUR_MS", "Calibration", "SegmentedSpan", "build_reference", "draw_windows"]
 
@@ -58,6 +57,8 @@ class Calibration:
     distance_floor : float
         Smallest threshold of any distance: less does no harm, however certain. Schedules change with the seasons, by a
         PSI of 0.05 to 0.13 in a year of flights.
+    tail_floor : float
+        The same of the share of values in the reference's tails, which hold at most 0.01 of the reference.
     range_quantile, range_factor : float
         Range of a column: its median and `range_factor` times as far as the quantiles at `range_quantile` from either
         end. 4 times 0.5% leaves a clean year of flights within it (most outside in any 3 h with 60 rows: 5% for a mean
@@ -74,6 +75,7 @@ class Calibration:
     block_days: int = 3
     replicates: int = 500
     distance_floor: float = 0.1
+    tail_floor: float = 0.025
     range_quantile: float = 0.005
     range_factor: float = 4.0
     activity: Activity = field(default_factory=Activity)
@@ -200,15 +202,15 @@ def draw_windows(days: Ints, settings: Calibration, random: np.random.Generator)
     return weights[:, days - days[0]]
 
 
-def day_matrix(days: Sketches, name: str) -> npt.NDArray[np.int64]:
-    """Counts of one column, shape (days, buckets); buckets ascending."""
+def day_matrix(days: Sketches, name: str) -> tuple[Ints, Ints]:
+    """Codes of one column's buckets, ascending, and their counts, shape (days, buckets)."""
     c = days.names.index(name)
     tile, column = np.divmod(days.cells, len(days.names))
     mine = column == c
     codes, inverse = np.unique(days.codes[mine], return_inverse=True)
     matrix = np.zeros((len(days.tiles), max(len(codes), 1)), dtype=np.int64)
     np.add.at(matrix, (tile[mine], inverse), days.counts[mine])
-    return matrix
+    return codes, matrix
 
 
 def _distance_nulls(
@@ -219,7 +221,7 @@ def _distance_nulls(
     drawn: dict[str, dict[str, Floats]] = {}
     shares = []
     for c, name in enumerate(days.names):
-        matrix = day_matrix(days, name)
+        codes, matrix = day_matrix(days, name)
         text = columns[name].kind == "categorical"
         group = np.arange(matrix.shape[1]) if text else group_by_mass(matrix.sum(axis=0))
         grouped, shape = regroup(matrix, group), "tv" if text else "ks"
@@ -229,11 +231,18 @@ def _distance_nulls(
             shape: COUNT_DISTANCES[shape](outside @ matrix, inside @ matrix),
             "null_rate": np.abs(rates[0] - rates[1]),
         }
+        if not text and len(codes):
+            drawn[name]["tail"] = _tail_share(codes, matrix, inside)
         if columns[name].role == "monitored":
             shares.append(_day_shares(grouped))
     memory = _memory(days, shares, random, settings)
     return {
-        name: tuple(_distance_null(each, values, memory, settings.distance_floor) for each, values in found.items())
+        name: tuple(
+            _tail_null(values, memory, len(days.tiles), settings)
+            if each == "tail"
+            else _distance_null(each, values, memory, settings.distance_floor)
+            for each, values in found.items()
+        )
         for name, found in drawn.items()
     }
 
@@ -250,6 +259,13 @@ def _memory(days: Sketches, like: Sequence[Floats], random: np.random.Generator,
     at = days.tiles // DAY_MS
     lagged = autocorrelation(at, like, settings.window_days - 1, random)
     return remember(lagged, len(at), settings.window_days, settings.block_days)
+
+
+def _tail_share(codes: Ints, matrix: Ints, inside: Ints) -> Floats:
+    low, high = tail_limits(codes, matrix.sum(axis=0))
+    far = matrix[:, (codes < low) | (codes > high)].sum(axis=1)
+    share: Floats = (inside @ far) / np.maximum(inside @ matrix.sum(axis=1), 1)
+    return share
 
 
 def _null_rate(weights: Ints, days: Sketches, c: int) -> Floats:
@@ -269,6 +285,18 @@ def _distance_null(statistic: str, values: Floats, memory: Memory, floor: float)
     return Null(statistic, center, _uncertain(spread, memory), _degrees(memory), least, sides=1, scale=scale)
 
 
+def _tail_null(values: Floats, memory: Memory, days: int, settings: Calibration) -> Null:
+    at = scaled(values, "odds")
+    spread = float(max(at.std(), 1e-3)) * _off(memory, days, settings)
+    least = max(settings.tail_floor, float(values.max(initial=0.0)))
+    return Null("tail", float(at.mean()), spread, _degrees(memory), least, sides=1, scale="odds")
+
+
+def _off(memory: Memory, days: int, settings: Calibration) -> float:
+    """How much further one window is from a center that is itself the mean of so many days."""
+    return math.sqrt(memory.excess * (1 + settings.window_days / days))
+
+
 def _loss_nulls(days: Sketches, inside: Ints, random: np.random.Generator, settings: Calibration) -> tuple[Null, ...]:
     daily = {name: np.nan_to_num(days.means[:, days.names.index(name)]) for name in LOSSES}
     memory = _memory(days, [mean[:, None] for mean in daily.values()], random, settings)
@@ -276,9 +304,7 @@ def _loss_nulls(days: Sketches, inside: Ints, random: np.random.Generator, setti
     for name, mean in daily.items():
         count = days.non_null[:, days.names.index(name)].astype(np.float64)
         means = (inside @ (mean * count)) / np.maximum(inside @ count, 1)
-        # Of one window about a center that is itself the mean of so many days.
-        off = math.sqrt(memory.excess * (1 + settings.window_days / len(days.tiles)))
-        spread = float(max(means.std(), 1e-6)) * off
+        spread = float(max(means.std(), 1e-6)) * _off(memory, len(days.tiles), settings)
         sides = 1 if name == "log_loss" else 2  # fewer hard days than usual are no fault of the model
         nulls.append(Null(name, float(means.mean()), spread, _degrees(memory), -np.inf, sides, "plain"))
     return tuple(nulls)

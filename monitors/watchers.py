@@ -14,7 +14,7 @@ from monitors.estimates import Estimate, Outcomes, histogram
 from monitors.incidents import Evidence, Finding, Severity
 from monitors.reference import Null, Reference, SegmentReference
 from monitors.sketches import ColumnSketch, Sketches
-from monitors.statistics import distance, null_rate
+from monitors.statistics import distance, null_rate, tail_share
 
 __all__ = [
     "Result",
@@ -200,6 +200,8 @@ def _distances(
         for null in nulls[name]:
             if null.statistic == "null_rate":
                 value, count = abs(null_rate(found) - null_rate(known)), rows
+            elif null.statistic == "tail":
+                value, count = tail_share(known, found), found.count
             else:
                 value, count = distance(null.statistic, known, found), found.count
             if not math.isnan(value):
