@@ -12,6 +12,7 @@ from schemas.topics import DAY_MS
 __all__ = ["Heatmap"]
 
 WEEK_MS = 7 * DAY_MS
+PARTS = ("features", "performance")
 
 
 class Heatmap:
@@ -81,6 +82,9 @@ class Heatmap:
         week = (milliseconds(window["window_end"]) - 1 - self._first_ms) // WEEK_MS
         for result in window["results"]:
             if not (result["threshold"] > 0 and math.isfinite(result["value"])):
+                continue
+            # Of a segment of traffic only the strangest are told, others every day: those that fired are enough.
+            if result["segment"] and window["monitor"] in PARTS and not result["fired"]:
                 continue
             column = f"{result['column']} [{result['segment']}]" if result["segment"] else result["column"]
             weeks = self._cells.setdefault((window["monitor"], column), {})

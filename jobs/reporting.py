@@ -24,6 +24,7 @@ from pandas.api.types import is_numeric_dtype
 from jobs.kafka import BrokerError, TopicLog
 from jobs.niceness import session_yields
 from jobs.reading import client_of
+from jobs.segmenting import Cards
 from monitors.reports import ReportError, draw_report
 
 __all__ = ["Reporter", "main"]
@@ -33,6 +34,7 @@ ALERTS, CONTROL, EVENTS = "drift.alerts", "models.control", "retraining.events"
 ROWS = 4000
 RETRY_SECONDS = 5.0
 ATTEMPTS_MAX = 5
+CUT = ("features", "performance")  # monitors whose segments are parts of traffic
 NOT_INPUTS = ("request_id", "event_time", "watermark", "model", "model_version", "sketch", "sketch_rows", "segments")
 
 
@@ -70,8 +72,8 @@ class Reporter:
             Where either side has no rows.
         ClickHouseError
         """
-        current = self._rows(alert["model"], alert["window_start"], alert["window_end"])
-        reference = self._rows(alert["model"], 0, self._trained_until(alert))
+        current = self._rows(alert, alert["window_start"], alert["window_end"])
+        reference = self._rows(alert, 0, self._trained_until(alert))
         # A column can be named twice, by two statistics.
         named = dict.fromkeys(each["column"] for each in alert["evidence"])
         order = [name for name in named if name in current] + [name for name in current if name not in named]
@@ -92,15 +94,20 @@ class Reporter:
         cutoffs = [each["event_time"] for each in self._known[EVENTS] if each["incident_id"] == incident]
         return int(cutoffs[0]) if cutoffs else int(alert["window_start"])
 
-    def _rows(self, model: str, start_ms: int, end_ms: int) -> pd.DataFrame:
+    def _rows(self, alert: Mapping[str, Any], start_ms: int, end_ms: int) -> pd.DataFrame:
+        """Of the alert's segment, where it is about one: of more rows, since the archive knows no segments."""
+        part = alert["segment"] if alert["monitor"] in CUT else ""
         # A sample by hash: the same rows whenever the report is drawn.
         found = self._client.query_df(
-            f"SELECT * EXCEPT ({', '.join(NOT_INPUTS)}) FROM headwater.predictions_{model} "
+            f"SELECT * EXCEPT ({', '.join(NOT_INPUTS)}) FROM headwater.predictions_{alert['model']} "
             "WHERE event_time > fromUnixTimestamp64Milli({start:Int64}) "
             "AND event_time <= fromUnixTimestamp64Milli({end:Int64}) "
-            f"ORDER BY cityHash64(request_id) LIMIT {ROWS}",
+            f"ORDER BY cityHash64(request_id) LIMIT {ROWS * 10 if part else ROWS}",
             parameters={"start": start_ms, "end": end_ms},
         )
+        if part and len(found):
+            cut = Cards(self._home / "models" / alert["model"])(alert["model_version"])
+            found = found[cut.rows_of(part, found)][:ROWS]
         names = [str(name) for name in found]
         return found[[name for name in names if not name.startswith("_") and not name.endswith("__event_time")]]
 

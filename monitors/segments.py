@@ -187,6 +187,19 @@ class Segmentation:
             yield mine + first
             first += size
 
+    def rows_of(self, segment: str, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which rows are of a segment, shape (n,).
+
+        Raises
+        ------
+        SegmentError
+            Where there is none of that name.
+        """
+        for each in self.dimensions:
+            if segment in each.segments:
+                return each.of(frame) == each.segments.index(segment)
+        raise SegmentError(f"expected one of the segments {', '.join(self.segments)}, got {segment!r}")
+
     def spread(self, codes: Ints, time_ms: Ints) -> tuple[Ints, Ints]:
         """Every row once a dimension: its position, and its time among the tiles of its segment; both (n * D,)."""
         times = [number * SPAN_MS + time_ms for number in self.numbers(codes)]

@@ -1,7 +1,9 @@
 """Reports of alerts from a real archive: what the model was trained on beside the alert's window."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from own_services import own_clickhouse
 
 from jobs.reporting import Reporter
 from monitors.reports import ReportError
+from monitors.segments import Dimension, Segmentation
 
 START = datetime(2013, 2, 1, tzinfo=UTC)
 ROWS = 600
@@ -19,11 +22,11 @@ def ms(hours: float) -> int:
     return round((START + timedelta(hours=hours)).timestamp() * 1000)
 
 
-def alert(incident: str, start: float, end: float) -> dict:
+def alert(incident: str, start: float, end: float, segment: str = "") -> dict:
     named = [("origin__mean", "psi"), ("carrier", "tv"), ("origin__mean", "ks"), ("log_loss", "mean")]
     return {
         "incident_id": incident, "status": "opened", "model": "delay", "model_version": "1", "monitor": "features",
-        "segment": "", "window_start": ms(start), "window_end": ms(end), "summary": "Traffic differs.",
+        "segment": segment, "window_start": ms(start), "window_end": ms(end), "summary": "Traffic differs.",
         "report": f"reports/{incident}.html", "evidence": [{"column": name, "statistic": each} for name, each in named],
     }  # fmt: skip
 
@@ -61,5 +64,14 @@ def test_a_report_names_the_columns_of_the_alert_and_is_drawn_once(tmp_path: Pat
         assert "carrier" in page
         assert "origin__event_time" not in page
         assert reporter.pending() == []
+        card = tmp_path / "models" / "delay" / "1" / "model.json"
+        card.parent.mkdir(parents=True)
+        cut = Segmentation((Dimension("carrier", "carrier", "", ("AA", "B6")),))
+        card.write_text(json.dumps({"segments": cut.plain()}))
+        drawn = {}
+        with patch("jobs.reporting.draw_report", lambda *given: drawn.update(rows=given[:2]) or given[2].touch()):
+            reporter.draw(alert("i3", 200, 300, "carrier=B6"))
+        assert [set(frame["carrier"]) for frame in drawn["rows"]] == [{"B6"}, {"B6"}]
+        assert len(drawn["rows"][1]) == (rows["carrier"][401:601] == "B6").sum()
         with pytest.raises(ReportError, match="expected rows on both sides"):
             reporter.draw(alert("i2", 2000, 2100))
