@@ -28,7 +28,6 @@ class Look:
     """One look: `time_ms` the end of its window, `level` what it spent, `found` whether it raised an alarm."""
 
     time_ms: int
-    monitor: str
     level: float
     found: bool
 
@@ -63,26 +62,29 @@ class Budget:
         """Level of a look after a long while without findings: what keeps an open incident open."""
         return self.a_month * self._share
 
-    def look(self, monitor: str, time_ms: int, p_value: float) -> float:
+    def look(self, time_ms: int, p_value: float, is_open: bool = False) -> float:
         """Spend on one look.
 
         Parameters
         ----------
-        monitor : str
         time_ms : int
             End of its window; never earlier than that of the look before.
         p_value : float
             Of the whole look: of its most striking test, corrected for how many there are.
+        is_open : bool
+            Whether an incident of its monitor is open: it has no other to raise, so that the look spends nothing.
 
         Returns
         -------
         float
             Its level: an alarm is raised where the p-value is not above it.
         """
+        if is_open:
+            return self.usual
         found = self._method.test_one(min(max(p_value, 0.0), 1.0))
         level = float(self._method.last_test_level or 0.0)
         self._looks = [each for each in self._looks if each.time_ms > time_ms - MONTH_DAYS * DAY_MS]
-        self._looks.append(Look(time_ms, monitor, level, found))
+        self._looks.append(Look(time_ms, level, found))
         return level
 
     def spent(self, time_ms: int) -> float:
@@ -102,7 +104,7 @@ class Budget:
 
     def state(self) -> dict[str, Any]:
         """Plain data, for :meth:`restore`."""
-        looks = [[each.time_ms, each.monitor, each.level, each.found] for each in self._looks]
+        looks = [[each.time_ms, each.level, each.found] for each in self._looks]
         return {"method": self._method.snapshot(), "looks": looks}
 
     def restore(self, state: Mapping[str, Any]) -> None:

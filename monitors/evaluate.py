@@ -336,9 +336,7 @@ class ModelMonitor:
         ]
 
     def _spend(self, monitor: str, end: int, p_value: float) -> float:
-        """Level of a look; an open incident has no other to raise, so that its looks spend nothing."""
-        is_open = self._book.is_open(monitor, "")
-        return self._budget.usual if is_open else self._budget.look(monitor, end, p_value)
+        return self._budget.look(end, p_value, self._book.is_open(monitor, ""))
 
     def _spent(self, end: int) -> tuple[Result, ...]:
         """What the budget's last 30 days came to: it has no monitor of its own and never fires."""

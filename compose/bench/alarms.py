@@ -147,7 +147,7 @@ def watch(each: Stream) -> Watched:
     looks, fired = dict.fromkeys(MONITORS, 0), dict.fromkeys(MONITORS, 0)
 
     def spend(monitor: str, end: int, p_value: float) -> float:
-        return budget.usual if book.is_open(monitor, "") else budget.look(monitor, end, p_value)
+        return budget.look(end, p_value, book.is_open(monitor, ""))
 
     def judge(monitor: str, window: tuple[int, int], finding: Finding) -> None:
         looks[monitor] += finding.fired is not None

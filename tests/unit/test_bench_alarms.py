@@ -33,8 +33,8 @@ def within_budget(watched: list[alarms.Watched]) -> bool:
 class FiftyTimes(Budget):
     """Spends fifty times what it says."""
 
-    def look(self, monitor: str, time_ms: int, p_value: float) -> float:
-        return min(50 * super().look(monitor, time_ms, p_value), 1.0)
+    def look(self, time_ms: int, p_value: float, is_open: bool = False) -> float:
+        return min(50 * super().look(time_ms, p_value, is_open), 1.0)
 
 
 def narrow(*args, **named):

@@ -15,8 +15,8 @@ def new(a_month: float = 0.25) -> Budget:
 def play(budget: Budget, days: range, p_values: float | np.ndarray) -> None:
     chances = np.broadcast_to(p_values, (len(days), LOOKS))
     for day, row in zip(days, chances, strict=True):
-        for monitor, chance in zip(("features", "performance"), row.tolist(), strict=True):
-            budget.look(monitor, day * DAY_MS, chance)
+        for chance in row.tolist():
+            budget.look(day * DAY_MS, chance)
 
 
 @pytest.mark.parametrize("a_month", [0.02, 0.25, 0.9])
@@ -37,8 +37,8 @@ def test_false_alarms_of_looks_that_hang_together_keep_to_it():
         for day in range(30 * 12):
             if day % 7 == 0:
                 held = rng.random()  # a week of looks that all see the same
-            found += held <= budget.look("features", day * DAY_MS, held)
-            budget.look("performance", day * DAY_MS, 1.0)
+            found += held <= budget.look(day * DAY_MS, held)
+            budget.look(day * DAY_MS, 1.0)
         alarms, months = alarms + found, months + 12
     # Only features can find anything here: half the budget, plus what its own findings earn.
     assert 0.1 < alarms / months < 0.5
@@ -52,8 +52,8 @@ def test_a_finding_earns_some_of_it_back_and_not_before_its_window_has_passed():
     for day in range(60, 90):
         for name, budget in (("quiet", quiet), ("lucky", lucky)):
             chance = 0.0 if name == "lucky" and day == 60 else 1.0
-            levels[name].append(budget.look("features", day * DAY_MS, chance))
-            budget.look("performance", day * DAY_MS, 1.0)
+            levels[name].append(budget.look(day * DAY_MS, chance))
+            budget.look(day * DAY_MS, 1.0)
     more = np.array(levels["lucky"]) - np.array(levels["quiet"])
     assert (more[:7] == 0).all()
     assert (more[8:] > 0).all()
@@ -70,7 +70,7 @@ def test_it_goes_on_from_a_checkpoint_and_takes_a_changed_budget_from_the_next_l
     changed.restore(first.state())
     assert again.state() == first.state()
     assert changed.spent(9 * DAY_MS) == first.spent(9 * DAY_MS)
-    levels = [each.look("features", 10 * DAY_MS, 1.0) for each in (first, again, changed)]
+    levels = [each.look(10 * DAY_MS, 1.0) for each in (first, again, changed)]
     assert levels[0] == levels[1]
     assert levels[2] == pytest.approx(2 * levels[0])
 
@@ -79,3 +79,9 @@ def test_it_goes_on_from_a_checkpoint_and_takes_a_changed_budget_from_the_next_l
 def test_a_budget_that_cannot_be_kept_is_refused(a_month):
     with pytest.raises(BudgetError, match="more than 0 and less than 1"):
         new(a_month)
+
+
+def test_an_open_incident_spends_nothing():
+    budget = new()
+    assert budget.look(DAY_MS, 0.0, is_open=True) == budget.usual
+    assert (budget.looks(DAY_MS), budget.found(DAY_MS)) == (0, 0)
