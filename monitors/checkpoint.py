@@ -12,7 +12,7 @@ from monitors.sketches import Sketches
 
 __all__ = ["LAYOUT", "CheckpointError", "State", "decode", "encode"]
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 _TABLES: Final = ("hours", "days", "losses")
 _TABLE: Final[list[dict[str, Any]]] = [
     {"name": name, "type": ["null", "bytes"], "doc": "monitors.sketch_codec"} for name in _TABLES
@@ -32,7 +32,7 @@ _SCHEMA = fastavro.parse_schema(
             {"name": "model", "type": "string"},
             {"name": "settings", "type": "string"},
             {"name": "plain", "type": "string", "doc": "JSON."},
-            {"name": "detector", "type": "bytes"},
+            {"name": "detectors", "type": {"type": "map", "values": "bytes"}, "doc": "By name; monitors.detectors."},
             {"name": "tracks", "type": {"type": "array", "items": _TRACK}},
             {"name": "answers", "type": {"type": "map", "values": "bytes"}, "doc": "By version; monitors.matching."},
             {"name": "labels", "type": "bytes", "doc": "Those without answers; monitors.matching."},
@@ -55,7 +55,7 @@ class State:
         `settings` is their version.
     plain : mapping
         What JSON can hold.
-    detector : bytes
+    detectors : mapping of name to bytes
     tracks : mapping of model version to (since, tables)
     answers : mapping of model version to bytes
     labels : bytes
@@ -64,7 +64,7 @@ class State:
     model: str
     settings: str
     plain: Mapping[str, Any]
-    detector: bytes
+    detectors: Mapping[str, bytes]
     tracks: Mapping[str, tuple[int, Mapping[str, Sketches | None]]]
     answers: Mapping[str, bytes]
     labels: bytes
@@ -85,7 +85,7 @@ def encode(state: State) -> bytes:
         "model": state.model,
         "settings": state.settings,
         "plain": json.dumps(state.plain, sort_keys=True),
-        "detector": state.detector,
+        "detectors": dict(state.detectors),
         "tracks": tracks,
         "answers": dict(state.answers),
         "labels": state.labels,
@@ -120,7 +120,7 @@ def decode(payload: bytes) -> State:
             record["model"],
             record["settings"],
             json.loads(record["plain"]),
-            record["detector"],
+            record["detectors"],
             tracks,
             record["answers"],
             record["labels"],
