@@ -20,6 +20,7 @@ from jobs.cluster import Cluster, send, send_by_table, stream_environment
 from jobs.tables import Broker
 from monitors.evaluate import MonitorSettings
 from monitors.segments import SegmentError
+from monitors.sequential import SpecError, parse_specs
 
 __all__ = ["Plan", "main", "submit"]
 
@@ -44,6 +45,7 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--service", default="delay", help="Feature service of the model (scoring, drift).")
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--false-retrains", type=float, default=MonitorSettings.false_retrains_a_month, help="A month (drift).")
+@click.option("--sequential", multiple=True, metavar="SERIES:DETECTOR", help="Detectors that listen (drift).")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
 @click.option("--checkpoint-ms", type=click.IntRange(100), default=Cluster.checkpoint_ms, help="Between checkpoints.")
 @click.option("--bounded", is_flag=True, help="Read what the topics hold now, and end.")
@@ -60,6 +62,7 @@ def main(
     service: str,
     mode: str,
     false_retrains: float,
+    sequential: Sequence[str],
     jars: Sequence[Path],
     checkpoint_ms: int,
     bounded: bool,
@@ -79,6 +82,7 @@ def main(
         service,
         mode,
         false_retrains,
+        tuple(sequential),
         checkpoint_ms,
         bounded,
     )
@@ -87,7 +91,7 @@ def main(
         for job in jobs:
             found = submit(job, plan, definitions, checkpoints.get(job, ""))
             print(json.dumps({"job": job, "id": found}), flush=True)  # noqa: T201
-    except (RepoError, SegmentError, UnsupportedViewError) as exc:
+    except (RepoError, SegmentError, SpecError, UnsupportedViewError) as exc:
         raise click.ClickException(str(exc)) from exc
     # The Java gateway keeps threads; nothing is left to do.
     os._exit(0)
@@ -107,8 +111,15 @@ class Plan:
     service: str
     mode: str
     false_retrains: float
+    sequential: tuple[str, ...]
     checkpoint_ms: int
     bounded: bool
+
+    @property
+    def settings(self) -> MonitorSettings:
+        """Of the drift job."""
+        sequential = parse_specs(self.sequential) or MonitorSettings.sequential
+        return MonitorSettings(false_retrains_a_month=self.false_retrains, sequential=sequential)
 
 
 def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
@@ -123,6 +134,8 @@ def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
     ------
     RepoError, SegmentError, UnsupportedViewError
         Where the repo cannot give what the job needs.
+    SpecError
+        For a series or detector that does not exist.
     click.BadParameter
         For a job that does not exist.
     """
@@ -155,8 +168,7 @@ def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
         return send(scoring.build(environment, broker, repo, inputs, plan.mode, plan.home))
     from jobs import drift
 
-    settings = MonitorSettings(false_retrains_a_month=plan.false_retrains)
-    return send(drift.build(environment, broker, repo, inputs, plan.home, settings))
+    return send(drift.build(environment, broker, repo, inputs, plan.home, plan.settings))
 
 
 def _numbers(given: Sequence[str]) -> dict[str, int]:

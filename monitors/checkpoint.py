@@ -33,7 +33,7 @@ _SCHEMA = fastavro.parse_schema(
             {"name": "model", "type": "string"},
             {"name": "settings", "type": "string"},
             {"name": "plain", "type": "string", "doc": "JSON."},
-            {"name": "detector", "type": "bytes"},
+            {"name": "detectors", "type": {"type": "map", "values": "bytes"}, "doc": "By name; monitors.detectors."},
             {"name": "tracks", "type": {"type": "array", "items": _TRACK}},
             {"name": "answers", "type": {"type": "map", "values": "bytes"}, "doc": "By version; monitors.matching."},
             {"name": "labels", "type": "bytes", "doc": "Those without answers; monitors.matching."},
@@ -56,7 +56,7 @@ class State:
         `settings` is their version.
     plain : mapping
         What JSON can hold.
-    detector : bytes
+    detectors : mapping of name to bytes
     tracks : mapping of model version to (since, tables)
     answers : mapping of model version to bytes
     labels : bytes
@@ -65,7 +65,7 @@ class State:
     model: str
     settings: str
     plain: Mapping[str, Any]
-    detector: bytes
+    detectors: Mapping[str, bytes]
     tracks: Mapping[str, tuple[int, Mapping[str, Sketches | None]]]
     answers: Mapping[str, bytes]
     labels: bytes
@@ -86,7 +86,7 @@ def encode(state: State) -> bytes:
         "model": state.model,
         "settings": state.settings,
         "plain": json.dumps(state.plain, sort_keys=True),
-        "detector": state.detector,
+        "detectors": dict(state.detectors),
         "tracks": tracks,
         "answers": dict(state.answers),
         "labels": state.labels,
@@ -121,7 +121,7 @@ def decode(payload: bytes) -> State:
             record["model"],
             record["settings"],
             json.loads(record["plain"]),
-            record["detector"],
+            record["detectors"],
             tracks,
             record["answers"],
             record["labels"],

@@ -9,7 +9,8 @@ monitor      every      over                            finds
 data         hour       3 hours                         a feed at fault: silent, out of range, unheard of
 features     day        7 days                          traffic unlike the reference's
 performance  day        7 days of arrived labels        losses unlike those of the reference
-sequential   day        every day since the version     a rise of the daily loss, by river's ADWIN
+sequential   day        every hour since the version    a rise of the loss, by river's ADWIN; or as told, see
+                                                        :mod:`monitors.sequential`
 ===========  =========  ==============================  =======================================================
 
 Features and performance judge every segment that the reference knows as well, see :mod:`monitors.segments`.
@@ -20,7 +21,6 @@ how many false alarms the looks of features and performance were worth in the la
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -30,14 +30,14 @@ import numpy as np
 
 from monitors import checkpoint
 from monitors.budget import MONTH_DAYS, Budget
-from monitors.detectors import SequentialDetector
 from monitors.estimates import Estimate
 from monitors.feeds import DataSettings, Tally, data_window, tally
-from monitors.incidents import Alert, Evidence, Finding, IncidentBook, Patience
+from monitors.incidents import Alert, Finding, IncidentBook, Patience
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.matching import Match, Matcher
 from monitors.reference import Reference
 from monitors.segments import SPAN_MS, only
+from monitors.sequential import Sequential, SequentialSpec
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
 from monitors.watchers import Result, SegmentWindow, Window, estimate_window, feature_window, performance_window
@@ -64,10 +64,10 @@ class MonitorSettings:
         Of a segment's. Its thresholds are drawn from windows as small as its own.
     false_retrains_a_month : float
         The budget of a model: alarms of features and performance to expect in 30 days while nothing changes.
-    adwin_delta : float
-        Of river's ADWIN, which hears the mean log loss of every hour with at least `hour_labels_min` labels. Its own
-        default: over a year of a model frozen in January it reports four rises, of means of days none.
+    sequential : tuple of SequentialSpec
+        Detectors of river, each on one series.
     hour_labels_min : int
+        Fewest labels, or requests where it is scores, of an hour for those to hear it.
     patience : mapping of monitor to Patience
         Data incidents open at once, since a faulty feed harms every prediction, and close after six quiet hours.
     """
@@ -76,7 +76,7 @@ class MonitorSettings:
     rows_min: int = 1000
     segment_rows_min: int = 200
     false_retrains_a_month: float = 0.25
-    adwin_delta: float = 0.002
+    sequential: tuple[SequentialSpec, ...] = (SequentialSpec("log_loss", "adwin"),)
     hour_labels_min: int = 10
     patience: Mapping[str, Patience] = field(
         default_factory=lambda: {
@@ -86,11 +86,6 @@ class MonitorSettings:
             "sequential": Patience(resolve_after=14),
         }
     )
-
-    def detector(self) -> SequentialDetector:
-        """What hears the loss of every hour, new."""
-        parameters = {"delta": self.adwin_delta, "clock": 1, "grace_period": 7, "min_window_length": 5}
-        return SequentialDetector("adwin", parameters)
 
     @property
     def version(self) -> str:
@@ -143,7 +138,7 @@ class ModelMonitor:
         self._begun: int = 0
         self._counted: tuple[Sketches, Reference, Tally] | None = None
         self._waiting = Matcher()
-        self._detector = self.settings.detector()
+        self._sequential = self._detectors(None)
         self._budget = Budget(self.settings.false_retrains_a_month, len(_SPENDING), _WINDOW_DAYS)
 
     def add_sketches(self, version: str, sketches: Sketches) -> None:
@@ -217,6 +212,9 @@ class ModelMonitor:
             version = self._version or ""
             reference = self._reference(version)
             if reference is not None:
+                track = self._tracks[version]
+                if hour > track.since:  # the hour of a change holds what the version before was asked, too
+                    self._sequential.add_hour(hour, track.hours)
                 self._judge_hour(hour, reference, windows, alerts)
             if (hour + HOUR_MS) % DAY_MS == 0:
                 self._judge_day(hour + HOUR_MS, version, reference, windows, alerts)
@@ -232,6 +230,10 @@ class ModelMonitor:
         if version not in self._references:
             self._references[version] = self._load(version)
         return self._references[version]
+
+    def _detectors(self, version: str | None) -> Sequential:
+        reference = self._reference(version) if version is not None else None
+        return Sequential(self.settings.sequential, self.settings.hour_labels_min, reference)
 
     def _switch(self, hour: int) -> list[Alert]:
         """Change to another version in its first hour. Incidents of the one before end, those of feeds do not."""
@@ -250,7 +252,7 @@ class ModelMonitor:
             and old.hours.names == track.hours.names
         ):
             track.hours = merge([old.hours, track.hours])  # inputs are inputs, whichever version was asked
-        self._detector = self.settings.detector()
+        self._sequential = self._detectors(self._version)
         window = (hour, hour + HOUR_MS)
         reason = f"version {self._version} answers from here"
         return self._book.close(("features", "performance", "sequential"), window, reason) if before else []
@@ -315,8 +317,8 @@ class ModelMonitor:
                     self._segments(monitor, track.segment_losses, reference, start, end),
                     self.settings.segment_rows_min,
                 )
-            elif reference is not None and monitor == "sequential" and track.losses is not None:
-                results, findings[""] = self._sequential(track.losses.between(end - DAY_MS, end), reference)
+            elif reference is not None and monitor == "sequential":
+                results, findings[""] = self._sequential.judge(end, track.losses, reference)
             begun = end - DAY_MS if monitor in ("sequential", "data") else start
             windows.append(Window(self.model, version, monitor, begun, end, results))
             for segment, finding in findings.items():
@@ -347,22 +349,6 @@ class ModelMonitor:
             Result("", "", "alarms", float(found), allowed, None, self._budget.looks(end), False),
         )
 
-    def _sequential(self, day: Sketches, reference: Reference) -> tuple[tuple[Result, ...], Finding]:
-        enough = day.rows >= self.settings.hour_labels_min
-        if not enough.any():
-            return (), Finding(None)
-        before = self._detector.estimate
-        rose = self._detector.rises(day.means[enough, day.names.index("log_loss")].tolist())
-        value = float(day.column("log_loss").total / day.rows.sum())
-        limit = value if math.isnan(before) else before
-        results = (Result("log_loss", "", "adwin", value, limit, None, int(day.rows.sum()), rose),)
-        if not rose:
-            return results, Finding(False)
-        usual = next(null.center for null in reference.losses if null.statistic == "log_loss")
-        summary = f"The log loss has risen: {value:.3f} today where it was {limit:.3f} on average."
-        evidence = (Evidence("log_loss", "adwin", value, limit, 1.0),)
-        return results, Finding(True, "warning", "world", summary, evidence, max(value - usual, 0.0))
-
     def _judged(
         self, version: str, monitor: str, segment: str, window: tuple[int, int], finding: Finding
     ) -> list[Alert]:
@@ -389,6 +375,7 @@ class ModelMonitor:
 
     def to_bytes(self) -> bytes:
         """State for a checkpoint, see :mod:`monitors.checkpoint`. Equal states give equal bytes."""
+        detectors, scores = self._sequential.state()
         plain = {
             "version": self._version,
             "next_hour": self._next_hour,
@@ -396,12 +383,11 @@ class ModelMonitor:
             "labels": sorted(self._labels.items()),
             "book": self._book.state(),
             "budget": self._budget.state(),
+            "scores": scores,
         }
         tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
         return checkpoint.encode(
-            checkpoint.State(
-                self.model, self.settings.version, plain, self._detector.to_bytes(), tracks, *self._waiting.state()
-            )
+            checkpoint.State(self.model, self.settings.version, plain, detectors, tracks, *self._waiting.state())
         )
 
     @staticmethod
@@ -421,7 +407,8 @@ class ModelMonitor:
         monitor._labels = {int(hour): n for hour, n in plain["labels"]}
         monitor._book.restore(plain["book"])
         monitor._budget.restore(plain["budget"])
-        monitor._detector = SequentialDetector.from_bytes(state.detector)
+        monitor._sequential = monitor._detectors(monitor._version)
+        monitor._sequential.restore(state.detectors, plain["scores"])
         monitor._waiting = Matcher(state.answers, state.labels)
         monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}
         return monitor

@@ -172,7 +172,7 @@ def watch(each: Stream) -> Watched:
 
 def _rises(each: Stream, settings: MonitorSettings) -> list[bool | None]:
     """Of each day whether river's ADWIN finds that the hourly log loss has risen; None without enough labels."""
-    detector = settings.detector()
+    detector = settings.sequential[0].new()  # the only one unless told otherwise
     means = each.losses.means[:, each.losses.names.index("log_loss")]
     enough = each.losses.rows >= settings.hour_labels_min
     found: list[bool | None] = []
@@ -180,7 +180,7 @@ def _rises(each: Stream, settings: MonitorSettings) -> list[bool | None]:
         start = each.from_ms + day * DAY_MS
         mine = slice(*np.searchsorted(each.losses.tiles, [start, start + DAY_MS]))
         heard = means[mine][enough[mine]].tolist()
-        found.append(detector.rises(heard) if heard else None)
+        found.append(detector.hear(heard) if heard else None)
     return found
 
 

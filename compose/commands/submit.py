@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from compose.commands.sequential import sequential_option
 from compose.commands.target import LOCAL, job_book, running_platform
 from compose.local.home import PlatformError
 
@@ -36,6 +37,7 @@ __all__ = ["command"]
     metavar="A_MONTH",
     help="Alarms to expect in 30 days while nothing changes (drift), default 0.25; see `headwater drift budget`.",
 )
+@sequential_option
 @click.option("--fresh", is_flag=True, help="Every view from the beginning of its topic; writes all rows again.")
 def command(
     jobs: tuple[str, ...],
@@ -47,6 +49,7 @@ def command(
     mode: str,
     checkpoint_ms: int | None,
     false_retrains: float | None,
+    sequential: tuple[str, ...],
     fresh: bool,
 ) -> None:
     """Run JOBS on a Flink cluster: features, scoring, drift.
@@ -64,12 +67,25 @@ def command(
     On the local platform another job that runs already is not sent again, one that was cancelled goes on from its last
     checkpoint, and one that dies with the cluster is submitted anew, as it was then, whatever has become of the repo's
     files. A cluster elsewhere gets the archives with each.
+
+    What --sequential takes is a series and a detector, such as score:adwin:
+
+    \b
+    log_loss, surprise, error_rate   of labels that arrive; a rise is an alert
+    bias, positive_rate, score       a change either way is one
+    adwin            the mean, over as long as nothing has changed
+    page_hinkley     the mean, by what adds up beyond 0.05: soon
+    ddm, eddm        whether more hours than before are worse than usual
+    hddm_a, hddm_w   the mean, by bounds that ask for much: slow
+    kswin            the distribution of a week beside the two before it
     """
     if repo and _is_flights(repo):
         repo = None  # what runs without --repo
     options = ["--mode", mode, *(["--checkpoint-ms", str(checkpoint_ms)] if checkpoint_ms else [])]
     options += ["--service", service] if service else []
     options += ["--false-retrains", str(false_retrains)] if false_retrains else []
+    for each in sequential:
+        options += ["--sequential", each]
     for view in views:
         options += ["--view", view]
     if target != LOCAL and not kafka:
