@@ -37,12 +37,15 @@ from compose.local.home import Home
 from compose.local.jobs import ALIVE, JobBook
 from compose.local.kafka import create_topics
 from compose.local.platform import Platform, Running, local_services
-from monitors.evaluate import ModelMonitor
+from monitors.detectors import DETECTORS
+from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.sequential import parse_specs
 from monitors.thresholds import DAY_MS, HOUR_MS
 from schemas.codec import Codec
 from schemas.topics import topic
 
 REFERENCE_DAYS, DAYS = 35, 56
+SEQUENTIAL = ("log_loss:adwin", "score:adwin", *(f"bias:{name}" for name in DETECTORS))
 TIMEOUT_S = 240
 FINDINGS = ("drift.windows", "drift.alerts")
 VICTIMS = ("taskmanager", "python worker", "taskmanager", "python worker", "jobmanager")
@@ -99,7 +102,7 @@ END_MS = START_MS + (REFERENCE_DAYS + DAYS) * DAY_MS
 
 def expected() -> dict[str, list[dict[str, Any]]]:
     """Records of windows and alerts, as the monitors have them."""
-    monitor = ModelMonitor("delay", {"1": REFERENCE}.get)
+    monitor = ModelMonitor("delay", {"1": REFERENCE}.get, MonitorSettings(sequential=parse_specs(SEQUENTIAL)))
     monitor.add_sketches("1", inputs(NOW.rows))
     monitor.add_losses("1", losses(NOW.labelled))
     monitor.add_segments("1", segments(NOW.rows, CUT))
@@ -202,7 +205,8 @@ class Job:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._book = JobBook(platform.home, platform.endpoints.kafka, platform.endpoints.flink)
-        self._book.submit(["drift"], ["--checkpoint-ms", "500"])
+        detectors = [part for each in SEQUENTIAL for part in ("--sequential", each)]
+        self._book.submit(["drift"], ["--checkpoint-ms", "500", *detectors])
         self.runs()
 
     def runs(self) -> None:

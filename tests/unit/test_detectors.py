@@ -98,6 +98,19 @@ def test_what_the_test_above_compares_does_fire():
         assert any(fired), name
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [([0.4] * 40 + [0.6] * 19 + [0.3], ["kswin"]), ([0.6] * 40 + [0.4] * 19 + [0.9], ["adwin"])],
+)
+def test_which_way_a_change_went_kswins_newest_values_say_and_adwins_last_one(values, told):
+    found = []
+    for name in ("adwin", "kswin"):
+        detector = SequentialDetector(name, QUICK[name], sides=1)
+        detector._detectors = [Firing(len(values))]
+        found += [name] if detector.hear(values) else []
+    assert found == told
+
+
 @pytest.mark.parametrize("cut", [19, 60, 61, 149])
 def test_a_restored_kswin_draws_what_it_would_have_drawn(cut):
     first = SequentialDetector("kswin", QUICK["kswin"] | {"alpha": 1e-9})  # never begins again
@@ -116,6 +129,13 @@ def test_the_estimate_is_the_mean_of_what_it_has_heard_since_it_began():
     assert len(detector.values) < 110
     detector.reset()
     assert str(detector.estimate) == "nan"
+
+
+def test_one_that_has_heard_much_begins_again(monkeypatch):
+    monkeypatch.setattr(detectors, "VALUES_MAX", 10)
+    detector = SequentialDetector("page_hinkley")
+    assert not detector.hear([0.0] * 10 + [1.0])
+    assert detector.estimate == 1.0
 
 
 @given(st.floats(-20, 20), st.floats(-20, 20))
@@ -137,6 +157,18 @@ class Listener:
 
     def update(self, value):
         self.heard.append(value)
+
+
+class Firing(Listener):
+    """Finds a change at a certain value."""
+
+    def __init__(self, at):
+        super().__init__()
+        self._at = at
+
+    @property
+    def drift_detected(self):
+        return len(self.heard) == self._at
 
 
 def test_ddm_is_told_what_is_above_the_level_and_its_mirror_what_is_below():

@@ -140,7 +140,7 @@ def test_restarts_and_batches_do_not_show():
     monitor, windows, alerts = new(*specs), [], []
     cuts = [0, 7, 24 * 9 + 5, 24 * 20, 24 * CALM + 15, end]  # in the middle of days and between them
     for start, stop in pairwise(cuts):
-        found = told(monitor, worsening(), start, stop, step=5)
+        found = told(monitor, worsening(), start, stop, step=11)
         windows, alerts = windows + found[0], alerts + found[1]
         restored = ModelMonitor.from_bytes(monitor.to_bytes(), {"1": reference()}.get, settings)
         assert restored.to_bytes() == monitor.to_bytes()
