@@ -165,15 +165,16 @@ def estimates(repeat: int, as_json: bool) -> None:
     "--streams", type=click.IntRange(min=3), default=300, show_default=True, help="Streams that never change."
 )
 @click.option(
-    "--planted", type=click.IntRange(min=2), default=40, show_default=True, help="Streams with each kind of drift."
+    "--planted", type=click.IntRange(min=2), default=40, show_default=True, help="Streams with each drift, twice."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
 def alarms(streams: int, planted: int, as_json: bool) -> None:
     """Measure how often monitors cry wolf, and what they find at the same rate as others.
 
     Streams that never change are watched for a year, beside the budget of false alarms that is stated. Then drifts are
-    planted, and ours, Evidently, NannyML, river and Alibi Detect are each allowed the same number of false alarms.
-    NannyML and Alibi Detect run by `uv` in environments of their own. Some ten minutes on two cores.
+    planted, and ours, Evidently, NannyML, river and Alibi Detect are each allowed the same number of false alarms, with
+    one threshold for all streams: of streams whose days differ alike, and of streams of three kinds of days, as a
+    fleet has them. NannyML and Alibi Detect run by `uv` in environments of their own. Some twenty minutes on two cores.
     """
     from compose.bench.alarms import Sizes, measure, tables
     from compose.bench.apart import uv_program
