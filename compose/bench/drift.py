@@ -4,9 +4,6 @@ Every pair takes turns within each repetition. What is compared does what a user
 at a time of one column, Evidently is given two frames that pandas has read.
 """
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.table import Table
 from river.drift import ADWIN, KSWIN
 
+from compose.bench.files import AIM, by_evidently, by_us, timed, write_files
 from compose.bench.spread import Spread, plain_table
-from compose.local.home import PlatformError
 from monitors.grid import Comparer
 from monitors.sketches import Kind, Sketches, merge, sketch_batch
 
@@ -29,8 +24,7 @@ __all__ = ["Sizes", "measure", "tables"]
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 SEED = 7
-ROWS_A_GROUP = 1 << 18
-AIMS = {"river KSWIN": 200.0, "river ADWIN": 3.0, "Evidently": 20.0}
+AIMS = {"river KSWIN": 200.0, "river ADWIN": 3.0, "Evidently": AIM}
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Sizes:
         As Flink hands them to the scoring operator at full load.
     file_rows, file_columns : int
         Of each of two files. Evidently takes minutes and some 4 GB for 300,000 rows of 100 columns, so of ten times as
-        many it is not asked on a machine of 24 GB.
+        many it is not asked here; :mod:`compose.bench.files` asks it of as many columns as memory holds.
     large_rows : int
         Of two files that are compared by us alone.
     features, segments, windows : int
@@ -98,19 +92,24 @@ def measure(folder: Path, sizes: Sizes, tell: Callable[[str], None]) -> dict[str
     taken = []
     for number in range(sizes.repeat):
         tell(f"Repetition {number + 1} of {sizes.repeat}: two files")
-        ours = timed(_compare(files))
+        ours = timed(by_us(files))
         tell(f"Repetition {number + 1} of {sizes.repeat}: the same files in Evidently")
-        script = str(Path(__file__).with_name("evidently_script.py"))
-        taken.append((ours, timed([sys.executable, script, *map(str, files)])))
+        taken.append((ours, timed(by_evidently(files))))
     found["files"] = {
-        name: {"seconds": Spread.of([each[i][0] for each in taken]), "bytes": max(each[i][1] for each in taken)}
+        name: {
+            "seconds": Spread.of([each[i]["seconds"] for each in taken]),
+            "bytes": max(each[i]["bytes"] for each in taken),
+        }
         for i, name in enumerate(("headwater", "Evidently"))
     }
     large = write_files(folder, sizes.large_rows, sizes.file_columns, tell)
     tell(f"Two files of {sizes.large_rows:,} rows")
-    alone = [timed(_compare(large)) for _ in range(sizes.repeat)]
-    found["large"] = {"seconds": Spread.of([each[0] for each in alone]), "bytes": max(each[1] for each in alone)}
-    found["ratios"]["Evidently"] = Spread.of([theirs[0] / ours[0] for ours, theirs in taken])
+    alone = [timed(by_us(large)) for _ in range(sizes.repeat)]
+    found["large"] = {
+        "seconds": Spread.of([each["seconds"] for each in alone]),
+        "bytes": max(each["bytes"] for each in alone),
+    }
+    found["ratios"]["Evidently"] = Spread.of([theirs["seconds"] / ours["seconds"] for ours, theirs in taken])
     return found | {"sizes": sizes.__dict__}
 
 
@@ -169,57 +168,6 @@ def grid(sizes: Sizes) -> dict[str, Any]:
         cells += judged.psi.size
     seconds = time.perf_counter() - began
     return {"cells": cells, "seconds": seconds, "buckets": int(np.mean([len(each.keys) for each in tables]))}
-
-
-def _compare(files: Sequence[Path]) -> list[str]:
-    return [sys.executable, "-m", "compose.cli", "drift", "compare", *map(str, files), "--json"]
-
-
-def write_files(folder: Path, rows: int, columns: int, tell: Callable[[str], None]) -> tuple[Path, Path]:
-    """A reference, and the same with some columns moved; normal, skewed, counted and with nulls in turn."""
-    tell(f"Writing two files of {rows:,} rows and {columns} columns")
-    folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    for name, shift in (("reference", 0.0), ("current", 0.1)):
-        rng = np.random.default_rng(SEED)
-        schema = pa.schema([(f"c{i:03}", pa.float64()) for i in range(columns)])
-        path = folder / f"{name}.parquet"
-        with pq.ParquetWriter(path, schema, compression="snappy") as writer:
-            for start in range(0, rows, ROWS_A_GROUP):
-                count = min(ROWS_A_GROUP, rows - start)
-                made_of = [_column(rng, count, i, shift if i % 10 == 0 else 0.0) for i in range(columns)]
-                writer.write_table(pa.Table.from_arrays([pa.array(each) for each in made_of], schema=schema))
-        made.append(path)
-    return made[0], made[1]
-
-
-def _column(rng: np.random.Generator, rows: int, i: int, shift: float) -> Any:
-    if i % 4 == 0:
-        return rng.standard_normal(rows) + shift
-    if i % 4 == 1:
-        return rng.lognormal(2.0, 1.0, rows) * (1 + shift)
-    if i % 4 == 2:
-        return rng.poisson(30 * (1 + shift), rows).astype(float)
-    return np.where(rng.random(rows) < 0.05, np.nan, rng.exponential(50.0, rows))
-
-
-def timed(command: Sequence[str]) -> tuple[float, int]:
-    """Seconds and most bytes of memory of a process.
-
-    Raises
-    ------
-    PlatformError
-        Where it fails.
-    """
-    began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise PlatformError(f"{' '.join(command)} failed: {said.strip()[-2000:]}")
-    return time.monotonic() - began, usage.ru_maxrss * 1024
 
 
 def tables(found: dict[str, Any]) -> list[Table]:

@@ -106,6 +106,14 @@ def test_power_counts_streams_that_were_quiet_before():
     assert planted.power(always, 0.5).found == planted.power(never, 0.5).found == 0
 
 
+def test_what_one_threshold_makes_of_streams_of_two_noises_is_told_apart():
+    first = planted.BEGINS - planted.WINDOW_DAYS + 1
+    quiet, drifting = np.zeros((4, planted.LOOKS)), np.zeros((4, planted.LOOKS))
+    quiet[1, 5] = drifting[1, first] = 1  # the second noise
+    told = planted.by_noise({"it": {"numeric": quiet, "mean": drifting}}, {"numeric": {"it": {"threshold": 0.5}}}, 2)
+    assert told == {"false_alarms": {"numeric": {"it": [0, 1]}}, "found": {"mean": {"it": [0.0, 0.5]}}}
+
+
 @pytest.fixture(scope="module")
 def jump():
     """One stream of numbers and one of texts that leap on the day on which drifts begin."""
@@ -139,8 +147,20 @@ def test_every_detector_sees_a_leap_at_the_end_of_its_day(jump, tmp_path):
             assert all(on_the_day(each) for each in scores.values())
 
 
-def test_ours_finds_what_is_sudden(tmp_path):
-    paths = planted.write_streams(tmp_path, 6, 18)
+def test_days_differ_as_the_population_says(tmp_path):
+    for population, noise in planted.POPULATIONS.items():
+        paths = planted.write_streams(tmp_path / population, population, 1, 24)
+        numbers, texts = np.load(paths["numeric"]).mean(axis=-1), (np.load(paths["text"]) == 0).mean(axis=-1)
+        by_chance = [1 / planted.ROWS_A_DAY, (1 / planted.CATEGORIES[0] - 1) / planted.ROWS_A_DAY]
+        for levels, chance in zip((numbers, np.log(texts)), by_chance, strict=True):
+            spread = levels.var(axis=1).reshape(-1, len(noise)).mean(axis=0) - chance
+            # The log of a share has less noise than the log of what it is a share of.
+            assert np.sqrt(spread) == pytest.approx(noise, rel=0.3)
+
+
+@pytest.mark.parametrize("population", planted.POPULATIONS)
+def test_ours_finds_what_is_sudden(population, tmp_path):
+    paths = planted.write_streams(tmp_path, population, 6, 18)
     scores = {name: contestants.headwater(np.load(paths[name]), False)[0] for name in ("numeric", "sudden")}
     found = planted.compare({contestants.OURS: scores})["drifts"]
     assert found["sudden"][contestants.OURS].found >= 0.8
@@ -148,17 +168,23 @@ def test_ours_finds_what_is_sudden(tmp_path):
 
 def test_everything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(alarms, "UNCHANGED", 4)
+    for name, (strengths, detector) in contestants.RIVER.items():
+        monkeypatch.setitem(contestants.RIVER, name, (strengths[::30], detector))
     found = alarms.measure(tmp_path, None, alarms.Sizes(streams=3, planted=2, days=14), lambda _: None)
     assert found["unchanged"]["weekly"]["features"]["looks"] == 8
-    told = found["planted"]
-    assert set(told["drifts"]) == {*planted.DRIFTS, "category"}
-    assert all(each["headwater"]["found"] <= 1 for each in told["drifts"].values())
-    assert all(each["alarms_a_year"] <= 1 for kind in told["thresholds"].values() for each in kind.values())
-    assert "ADWIN" not in told["drifts"]["category"]
+    assert set(found["planted"]["populations"]) == set(planted.POPULATIONS)
+    for told in found["planted"]["populations"].values():
+        assert set(told["drifts"]) == set(told["verdicts"]) == {*planted.DRIFTS, "category"}
+        assert all(each["headwater"]["found"] <= 1 for each in told["drifts"].values())
+        assert all(each["alarms_a_year"] <= 1 for kind in told["thresholds"].values() for each in kind.values())
+        assert "ADWIN" not in told["drifts"]["category"]
+        parts = told["by_noise"]
+        assert all(len(each) == len(told["noise"]) for each in parts["found"]["mean"].values())
     console = Console(width=80, record=True)
     for each in alarms.tables(found):
         console.print(each)
     shown = console.export_text()
     assert "sequential" in shown
-    assert "Hinkley" in shown
+    assert shown.count("Hinkley") == 2
+    assert "differ by 0.05, 0.15 or 0.45" in " ".join(shown.split())
     assert "\u2026" not in shown  # nothing is cut off

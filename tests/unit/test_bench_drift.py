@@ -1,18 +1,21 @@
 """The benches of drift, in small: they run what they say they run, and print it."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from compose.bench import drift, estimates
+from compose.bench import drift, estimates, files
 from compose.bench.apart import uv_program
+from compose.local.home import PlatformError
 
 WEEK_MS = estimates.WEEK_MS
 
 
-def printed(tables):
-    console = Console(width=120, record=True)
+def printed(tables, width=120):
+    console = Console(width=width, record=True)
     for each in tables:
         console.print(each)
     return console.export_text()
@@ -45,8 +48,39 @@ def test_everything_is_measured(tmp_path):
 
 
 def test_what_fails_says_why(tmp_path):
-    with pytest.raises(drift.PlatformError, match=r"missing\.parquet"):
-        drift.timed(drift._compare([tmp_path / "missing.parquet", tmp_path / "missing.parquet"]))
+    with pytest.raises(PlatformError, match=r"missing\.parquet"):
+        files.timed(files.by_us([tmp_path / "missing.parquet", tmp_path / "missing.parquet"]))
+
+
+def test_memory_is_that_of_the_process_and_not_of_the_one_that_starts_it():
+    held = np.ones(50_000_000)  # 400 MB
+    assert 1e6 < files.timed([sys.executable, "-c", "pass"])["bytes"] < 1e8
+    assert files.timed([sys.executable, "-c", "b'x' * 200_000_000"])["bytes"] > 2e8
+    assert held[-1] == 1
+
+
+def test_evidently_is_given_as_many_columns_as_memory_holds():
+    gigabyte = 10**9
+    peaks = {4: 2 * gigabyte, 12: 4 * gigabyte}  # a quarter each, and one whatever they are
+    assert files.fitting(peaks, 100, 17 * gigabyte) == 64
+    assert files.fitting(peaks, 100, 18 * gigabyte - 1) == 64  # whole turns of the kinds of columns
+    assert files.fitting(peaks, 40, 17 * gigabyte) == 40
+    assert files.fitting(peaks, 100, 3 * gigabyte) == 12  # they have been seen to fit
+    assert files.fitting({4: gigabyte}, 8, gigabyte) == 8
+
+
+def test_larger_files_are_compared_by_the_column_where_evidently_cannot_have_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_FIRST", (2, 4))
+    monkeypatch.setattr(files, "fitting", lambda peaks, columns, bytes_max: 4)
+    monkeypatch.setattr(files, "by_evidently", files.by_us)  # the other test has Evidently itself
+    found = files.measure(tmp_path, 3000, 6, 1, lambda _: None)
+    assert list(found["beside"]) == [2, 4]
+    whole, beside = found["whole"]["seconds"].middle / 6, found["beside"][4]["Evidently"]["seconds"].middle / 4
+    assert found["times_as_fast"].middle == pytest.approx(beside / whole)
+    shown = " ".join(printed(files.tables(found), 80).split())
+    assert "Two files of 3,000 rows" in shown
+    assert "Evidently was given 4 columns: more do not fit" in shown
+    assert "\u2026" not in shown
 
 
 @pytest.fixture(scope="module")
