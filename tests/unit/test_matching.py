@@ -5,7 +5,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitors.matching import WAIT_MS, Matcher, pack_answers, pack_labels
+from monitors.matching import ANSWER, WAIT_MS, Matcher, pack_answers, pack_labels
 
 HOUR_MS = 3_600_000
 
@@ -66,7 +66,7 @@ def test_what_waits_too_long_is_forgotten() -> None:
     matcher.forget(WAIT_MS)
     answers, labels = matcher.state()
     assert list(answers) == ["1"]
-    assert len(answers["1"]) == 24  # b alone
+    assert len(answers["1"]) == ANSWER.itemsize  # b alone
     assert labels == b""
 
 
@@ -77,6 +77,13 @@ def test_a_label_waits_for_its_answer_until_the_watermark_has_passed_it() -> Non
     assert matcher.add_answers("1", pack_answers(["a"], [0.5], [0])) == []
     (match,) = matcher.add_answers("1", pack_answers(["b"], [0.25], [0]))
     assert (match.probability.tolist(), match.positive.tolist()) == ([0.25], [0])
+
+
+def test_a_match_has_the_segments_of_its_answers() -> None:
+    matcher = Matcher()
+    matcher.add_answers("1", pack_answers(["a", "b", "c"], [0.1, 0.2, 0.3], [0, 0, 0], [7, 0, 3]))
+    (match,) = Matcher(*matcher.state()).add_labels(pack_labels(["c", "a"], [1, 0], [1, 2]))
+    assert sorted(zip(match.probability.tolist(), match.segment.tolist(), strict=True)) == [(0.1, 7), (0.3, 3)]
 
 
 def test_a_label_counts_once() -> None:
