@@ -22,11 +22,13 @@ from jobs.evaluation import rows_of_each
 from jobs.serving import ModelLog, Scorer
 from monitors.losses import TILE_MS
 from monitors.segments import sketch_segments
-from monitors.sketches import Kind, sketch_batch
+from monitors.sketches import Kind, Sketches, sketch_batch
+from monitors.thresholds import DAY_MS
 
 __all__ = ["Inference", "LatestInference", "register_inference", "register_latest_inference"]
 
 SCORE = "score"
+PART_BYTES = 128 << 10
 
 
 class _Answering(ScalarFunction):
@@ -81,10 +83,25 @@ class _Answering(ScalarFunction):
             cut = self._scorer.segmentation(name_of, str(uri[counted[0]]))
             if self._segmented and cut:
                 codes = cut.codes(frame.iloc[counted])
-                table = sketch_segments(cut, codes, values, self.kinds, time_ms, TILE_MS)
-                segments[counted[-1]] = table.to_bytes()
+                parts = _parts(sketch_segments(cut, codes, values, self.kinds, time_ms, DAY_MS))
+                # Before the last, so that none comes behind the batch's own sketch. They add up in any order.
+                for place, part in zip(counted[-len(parts) :], parts, strict=True):
+                    segments[place] = part
         answer = {"probability": probability, "sketch_rows": rows, "sketch": sketches}
         return answer | {"segments": segments} if self._segmented else answer
+
+
+def _parts(table: Sketches) -> list[bytes]:
+    """As bytes that a record can hold: a batch of a replay can span weeks, and a broker takes no more than a megabyte.
+
+    A single tile is never cut.
+    """
+    packed = table.to_bytes()
+    count = len(table.tiles)
+    if len(packed) <= PART_BYTES or count < 2:
+        return [packed]
+    halves = (range(count // 2), range(count // 2, count))
+    return [part for half in halves for part in _parts(table.take(half))]
 
 
 def _answer(inputs: ModelInputs) -> list[tuple[str, DataType]]:

@@ -15,6 +15,7 @@ from monitors.losses import TILE_MS
 from monitors.matching import ANSWER
 from monitors.segments import Segmentation, dimensions_of, only, sketch_segments
 from monitors.sketches import Sketches, merge, sketch_batch
+from monitors.thresholds import DAY_MS
 
 KINDS = {"distance": "numeric", "origin": "categorical", "score": "score"}
 CUT = Segmentation(dimensions_of("origin; far: distance > 500", KINDS))
@@ -73,13 +74,25 @@ def test_segments_are_of_the_version_and_add_up_to_its_sketch(rows: pd.DataFrame
     values: dict[str, Any] = {name: mine[name].to_numpy() for name in ("distance", "origin")}
     values["score"] = found["probability"].to_numpy()[mine.index]
     cut, time_ms = cut_of_version(), mine["seconds"].to_numpy() * 1000
-    assert table.to_bytes() == sketch_segments(cut, cut.codes(mine), values, KINDS, time_ms, TILE_MS).to_bytes()
+    assert table.to_bytes() == sketch_segments(cut, cut.codes(mine), values, KINDS, time_ms, DAY_MS).to_bytes()
     whole = Sketches.from_bytes(found["sketch"][mine.index[-1]])
     assert whole.to_bytes() == sketch_batch(values, KINDS, time_ms, TILE_MS).to_bytes()
     origins = [only(table, number, 0, int(time_ms[-1]) + 1) for number in range(3)]
-    assert merge(origins).to_bytes() == whole.to_bytes()
+    assert merge(origins).to_bytes() == whole.coarsen(DAY_MS).to_bytes()
     assert cut.segments[:3] == ("origin=EWR", "origin=JFK", "origin=other")
     assert origins[2].rows.sum() == (~mine["origin"].isin(["EWR", "JFK"])).sum()
+
+
+def test_what_no_record_can_hold_comes_in_parts_that_add_up(
+    rows: pd.DataFrame, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = answered(rows, models, segmented=True)["segments"].dropna()
+    monkeypatch.setattr("jobs.inference.PART_BYTES", 600)
+    parts = answered(rows, models, segmented=True)["segments"].dropna()
+    assert len(whole) > 600
+    assert len(parts) > 1
+    assert max(map(len, parts)) < len(whole)
+    assert merge([Sketches.from_bytes(each) for each in parts]).to_bytes() == whole
 
 
 def test_nothing_is_said_of_segments_where_there_are_none(rows: pd.DataFrame, models: Path) -> None:
