@@ -181,7 +181,7 @@ def alarms(streams: int, planted: int, as_json: bool) -> None:
     Streams that never change are watched for a year, beside the budget of false alarms that is stated. Then drifts are
     planted, and ours, Evidently, NannyML, river and Alibi Detect are each allowed the same number of false alarms, with
     one threshold for all streams: of streams whose days differ alike, and of streams of three kinds of days, as a
-    fleet has them. NannyML and Alibi Detect run by `uv` in environments of their own. Some twenty minutes on two cores.
+    fleet has them. NannyML and Alibi Detect run by `uv` in environments of their own. Tens of minutes on two cores.
     """
     from compose.bench.alarms import Sizes, measure, tables
     from compose.bench.apart import uv_program
