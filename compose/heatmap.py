@@ -7,12 +7,12 @@ from compose.budgets import BUDGET
 from compose.control import milliseconds
 from compose.estimates import ESTIMATE, Estimates
 from compose.windows import Windows
+from monitors import segments
 from schemas.topics import DAY_MS
 
 __all__ = ["Heatmap"]
 
 WEEK_MS = 7 * DAY_MS
-PARTS = ("features", "performance")
 
 
 class Heatmap:
@@ -84,7 +84,7 @@ class Heatmap:
             if not (result["threshold"] > 0 and math.isfinite(result["value"])):
                 continue
             # Of a segment of traffic only the strangest are told, others every day: those that fired are enough.
-            if result["segment"] and window["monitor"] in PARTS and not result["fired"]:
+            if result["segment"] and window["monitor"] in segments.MONITORS and not result["fired"]:
                 continue
             column = f"{result['column']} [{result['segment']}]" if result["segment"] else result["column"]
             weeks = self._cells.setdefault((window["monitor"], column), {})

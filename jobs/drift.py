@@ -32,7 +32,7 @@ def build(
     """The job's statements: windows, alerts, and the labels that cannot be used."""
     statements = environment.create_statement_set()
     declare_source(environment, statements, broker, repo.kafka_source(inputs.label_source), shift_ms=0)
-    cut = sorted({name for each in planned(inputs).dimensions for name in each.reads})
+    cut = planned(inputs).reads
     read = (*PREDICTED, *cut, *(["segments"] if cut else []))
     environment.execute_sql(travelling_source(broker, "predictions", prediction_topic(inputs), read))
     register_packing(environment, home / "models" / inputs.model, cut)

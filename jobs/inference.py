@@ -80,8 +80,7 @@ class _Answering(ScalarFunction):
             values[SCORE] = probability[counted]
             time_ms = seconds.to_numpy()[counted].astype(np.int64) * 1000
             sketches[counted[-1]] = sketch_batch(values, self.kinds, time_ms, TILE_MS).to_bytes()
-            cut = self._scorer.segmentation(name_of, str(uri[counted[0]]))
-            if self._segmented and cut:
+            if self._segmented and (cut := self._scorer.segmentation(name_of, str(uri[counted[0]]))):
                 codes = cut.codes(frame.iloc[counted])
                 parts = _parts(sketch_segments(cut, codes, values, self.kinds, time_ms, DAY_MS))
                 # Before the last, so that none comes behind the batch's own sketch. They add up in any order.

@@ -25,6 +25,7 @@ from jobs.kafka import BrokerError, TopicLog
 from jobs.niceness import session_yields
 from jobs.reading import client_of
 from jobs.segmenting import Cards
+from monitors import segments
 from monitors.reports import ReportError, draw_report
 
 __all__ = ["Reporter", "main"]
@@ -34,7 +35,6 @@ ALERTS, CONTROL, EVENTS = "drift.alerts", "models.control", "retraining.events"
 ROWS = 4000
 RETRY_SECONDS = 5.0
 ATTEMPTS_MAX = 5
-CUT = ("features", "performance")  # monitors whose segments are parts of traffic
 NOT_INPUTS = ("request_id", "event_time", "watermark", "model", "model_version", "sketch", "sketch_rows", "segments")
 
 
@@ -96,7 +96,7 @@ class Reporter:
 
     def _rows(self, alert: Mapping[str, Any], start_ms: int, end_ms: int) -> pd.DataFrame:
         """Of the alert's segment, where it is about one: of more rows, since the archive knows no segments."""
-        part = alert["segment"] if alert["monitor"] in CUT else ""
+        part = alert["segment"] if alert["monitor"] in segments.MONITORS else ""
         # A sample by hash: the same rows whenever the report is drawn.
         found = self._client.query_df(
             f"SELECT * EXCEPT ({', '.join(NOT_INPUTS)}) FROM headwater.predictions_{alert['model']} "

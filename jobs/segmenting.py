@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.compiler.inputs import Inputs
 from monitors.buckets import Kind
+from monitors.policy import PRIOR
 from monitors.segments import Segmentation, dimensions_of
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cards", "planned", "segmentation_of"]
 
-PRIOR = "prior"
 _CARD = "model.json"
 
 

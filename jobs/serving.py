@@ -93,7 +93,7 @@ class Scorer:
     """Scores batches with whichever versions their rows ask for; a version is loaded when it is first asked for."""
 
     def __init__(self) -> None:
-        self._models: dict[str, tuple[dict[str, Any], onnxruntime.InferenceSession]] = {}
+        self._models: dict[str, tuple[dict[str, Any], Segmentation, onnxruntime.InferenceSession]] = {}
 
     def score(
         self,
@@ -126,16 +126,16 @@ class Scorer:
             if each == PRIOR:
                 continue
             rows = np.flatnonzero(version == each)
-            card, session = self._model(str(uri[rows[0]]))
+            card, _, session = self._model(str(uri[rows[0]]))
             matrix = model_matrix(frame.iloc[rows], card)
             found[rows] = session.run(["probabilities"], {"input": matrix})[0][:, 1]
         return found
 
     def segmentation(self, version: str, uri: str) -> Segmentation:
         """How the traffic of a version is cut; not at all for the prior."""
-        return Segmentation() if version == PRIOR else segmentation_of(self._model(uri)[0])
+        return Segmentation() if version == PRIOR else self._model(uri)[1]
 
-    def _model(self, uri: str) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
+    def _model(self, uri: str) -> tuple[dict[str, Any], Segmentation, onnxruntime.InferenceSession]:
         if uri not in self._models:
             options = onnxruntime.SessionOptions()
             # The operator's own thread: two sessions with a pool each would fight over two cores.
@@ -143,5 +143,6 @@ class Scorer:
             session = onnxruntime.InferenceSession(
                 (Path(uri) / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
             )
-            self._models[uri] = (json.loads((Path(uri) / "model.json").read_text()), session)
+            card = json.loads((Path(uri) / "model.json").read_text())
+            self._models[uri] = (card, segmentation_of(card), session)
         return self._models[uri]

@@ -8,7 +8,7 @@ from clickhouse_connect.driver.client import Client
 
 from features.compiler.inputs import Inputs
 from jobs.segmenting import planned
-from monitors.losses import sketch_losses
+from monitors.losses import sketch_losses, sketch_segment_losses
 from monitors.matching import WAIT_MS
 from monitors.policy import PRIOR, Version
 from monitors.segments import Segmentation
@@ -60,7 +60,7 @@ class Stored:
 
     def __init__(self, client: Client, inputs: Inputs, cut: Callable[[str], Segmentation]) -> None:
         self._client, self._inputs, self._cut = client, inputs, cut
-        self._cut_by = sorted({name for each in planned(inputs).dimensions for name in each.reads})
+        self._cut_by = planned(inputs).reads
         self._predictions = f"`{DATABASE}`.`{table_name(f'predictions.{inputs.model}')}`"
         self._labels = f"`{DATABASE}`.`{table_name(inputs.labels)}`"
 
@@ -138,8 +138,7 @@ class Stored:
             at = mine["at"].to_numpy(np.int64)
             found[str(version)] = sketch_losses(probability, positive, at)
             if cut := self._cut(str(version)):
-                each, times = cut.spread(cut.codes(mine), at)
-                parts[str(version)] = sketch_losses(probability[each], positive[each], times)
+                parts[str(version)] = sketch_segment_losses(cut, cut.codes(mine), probability, positive, at)
         return found, parts, len(rows)
 
 

@@ -41,7 +41,7 @@ from jobs.segmenting import planned
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
 from monitors.evaluate import MonitorSettings
-from monitors.losses import TILE_MS, sketch_losses
+from monitors.losses import TILE_MS, sketch_losses, sketch_segment_losses
 from monitors.reference import ColumnSpec, Role
 from monitors.segments import Segmentation, sketch_segments
 from monitors.sketches import sketch_batch
@@ -358,11 +358,10 @@ def reference(
     span = None
     if cut:
         codes = cut.codes(rows)
-        at, times = cut.spread(codes, label_ms)
         span = SegmentedSpan(
             cut,
             sketch_segments(cut, codes, values, kinds, time_ms, TILE_MS),
-            sketch_losses(probability[at], label[at], times),
+            sketch_segment_losses(cut, codes, probability, label, label_ms),
         )
     return build_reference(payload["model"], version, specs, features, losses, SEED, segmented=span).to_bytes()
 

@@ -33,7 +33,7 @@ from monitors.budget import MONTH_DAYS, Budget
 from monitors.estimates import Estimate
 from monitors.feeds import DataSettings, Tally, data_window, tally
 from monitors.incidents import Alert, Finding, IncidentBook, Patience
-from monitors.losses import TILE_MS, sketch_losses
+from monitors.losses import TILE_MS, sketch_losses, sketch_segment_losses
 from monitors.matching import Match, Matcher
 from monitors.reference import Reference
 from monitors.segments import SPAN_MS, only
@@ -179,8 +179,9 @@ class ModelMonitor:
             self.add_losses(each.version, sketch_losses(each.probability, each.positive, each.time_ms))
             reference = self._reference(each.version)
             if reference is not None and reference.segmentation:
-                rows, times = reference.segmentation.spread(each.segment, each.time_ms)
-                losses = sketch_losses(each.probability[rows], each.positive[rows], times)
+                losses = sketch_segment_losses(
+                    reference.segmentation, each.segment, each.probability, each.positive, each.time_ms
+                )
                 self.add_segment_losses(each.version, losses)
 
     def add_losses(self, version: str, losses: Sketches) -> None:
@@ -191,7 +192,7 @@ class ModelMonitor:
             self._labels[hour] = self._labels.get(hour, 0) + rows
 
     def add_segment_losses(self, version: str, losses: Sketches) -> None:
-        """Hear how a version did in each segment: the same of rows and times as its segments spread them."""
+        """Hear how a version did in each segment, see :func:`monitors.losses.sketch_segment_losses`."""
         track = self._tracks.setdefault(version, _Track())
         track.segment_losses = _added(track.segment_losses, losses.coarsen(DAY_MS))
 

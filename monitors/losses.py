@@ -5,10 +5,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from monitors.buckets import Kind
+from monitors.buckets import Ints, Kind
+from monitors.segments import Segmentation
 from monitors.sketches import Sketches, sketch_batch
 
-__all__ = ["LOSSES", "LOSS_KINDS", "TILE_MS", "sketch_losses"]
+__all__ = ["LOSSES", "LOSS_KINDS", "TILE_MS", "sketch_losses", "sketch_segment_losses"]
 
 TILE_MS: Final = 3_600_000
 LOSSES: Final = ("log_loss", "surprise", "bias")
@@ -52,3 +53,15 @@ def sketch_losses(
         "surprise": log_loss + (p * np.log(p) + (1 - p) * np.log(1 - p)),
     }
     return sketch_batch(columns, LOSS_KINDS, event_time_ms, TILE_MS)
+
+
+def sketch_segment_losses(
+    segmentation: Segmentation,
+    codes: Ints,
+    probability: npt.NDArray[np.float64],
+    label: npt.NDArray[Any],
+    event_time_ms: Ints,
+) -> Sketches:
+    """:func:`sketch_losses` of every segment, see :meth:`monitors.segments.Segmentation.codes`."""
+    rows, times = segmentation.spread(codes, event_time_ms)
+    return sketch_losses(probability[rows], label[rows], times)

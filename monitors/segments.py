@@ -10,7 +10,7 @@ sketches all of them, they merge, coarsen and travel as any sketches do, and tho
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -22,11 +22,10 @@ from monitors.buckets import Ints, Kind
 from monitors.sketches import Sketches, sketch_batch
 
 __all__ = [
-    "NO",
+    "MONITORS",
     "OTHER",
     "SEGMENTS_MAX",
     "SPAN_MS",
-    "YES",
     "Dimension",
     "SegmentError",
     "Segmentation",
@@ -35,6 +34,8 @@ __all__ = [
     "sketch_segments",
 ]
 
+MONITORS: Final = ("features", "performance")
+"""Those that judge segments of traffic."""
 SPAN_MS: Final = 100_000 * 86_400_000
 """Between the tiles of two segments: whole days, until the year 2243."""
 SEGMENTS_MAX: Final = 20
@@ -163,6 +164,11 @@ class Segmentation:
         """All segments, in the order of their numbers."""
         return tuple(name for each in self.dimensions for name in each.segments)
 
+    @property
+    def reads(self) -> list[str]:
+        """Columns that its dimensions are made of, sorted."""
+        return sorted({name for each in self.dimensions for name in each.reads})
+
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
         return tuple(len(each.segments) for each in self.dimensions)
@@ -209,7 +215,7 @@ class Segmentation:
         """The same with the values of a frame: the most frequent of each column, with at least so many rows."""
         return Segmentation(
             tuple(
-                Dimension(each.name, each.column, "", _frequent(frame[each.column], rows_min)) if each.column else each
+                replace(each, values=_frequent(frame[each.column], rows_min)) if each.column else each
                 for each in self.dimensions
             )
         )

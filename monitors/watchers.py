@@ -154,10 +154,8 @@ def _judge(
     The level is shared by Bonferroni's rule, which holds however much the tests hang together: between those of all
     traffic and those of segments by halves, so that many segments do not drown the whole, then evenly.
     """
-    shares = []
-    for each in (tests, parts):
-        alarming = sum(test.alarms for test in each)
-        shares.append(max(alarming, 1) * (2 if any(test.alarms for test in parts) else 1))
+    alarming = [sum(test.alarms for test in each) for each in (tests, parts)]
+    shares = [max(count, 1) * (2 if alarming[1] else 1) for count in alarming]
     worst = min(
         (
             test.null.strange(test.value) * share
