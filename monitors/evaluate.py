@@ -35,6 +35,7 @@ from monitors.feeds import DataSettings, Tally, data_window, tally
 from monitors.incidents import Alert, Finding, IncidentBook, Patience
 from monitors.losses import TILE_MS, sketch_losses, sketch_segment_losses
 from monitors.matching import Match, Matcher
+from monitors.profiles import WINDOW_HOURS
 from monitors.reference import Reference
 from monitors.segments import SPAN_MS, only
 from monitors.sequential import Sequential, SequentialSpec
@@ -45,7 +46,6 @@ from monitors.watchers import Result, SegmentWindow, Window, estimate_window, fe
 __all__ = ["MONITORS", "ModelMonitor", "MonitorSettings"]
 
 MONITORS: Final = ("data", "features", "performance", "sequential")
-_DATA_HOURS: Final = 3
 _WINDOW_DAYS: Final = 7
 _SPENDING: Final = ("features", "performance")
 _END_OF_STREAM_MS: Final = 2**62  # a bounded stream ends with a watermark of 2**63 - 1
@@ -259,7 +259,7 @@ class ModelMonitor:
         return self._book.close(("features", "performance", "sequential"), window, reason) if before else []
 
     def _judge_hour(self, hour: int, reference: Reference, windows: list[Window], alerts: list[Alert]) -> None:
-        start, end = hour - (_DATA_HOURS - 1) * HOUR_MS, hour + HOUR_MS
+        start, end = hour - (WINDOW_HOURS - 1) * HOUR_MS, hour + HOUR_MS
         if start < self._begun:
             return
         hours = self._tracks[reference.version].hours
@@ -361,7 +361,7 @@ class ModelMonitor:
         self._waiting.forget(now - 1)
         reference = self._references.get(self._version or "")
         days = reference.window_days if reference is not None else 1
-        keep_hours, keep_days = now - _DATA_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
+        keep_hours, keep_days = now - WINDOW_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
         keep_labels = now - self.settings.data.activity.hours * HOUR_MS
         self._labels = {hour: n for hour, n in self._labels.items() if hour >= keep_labels}
         for version, track in list(self._tracks.items()):

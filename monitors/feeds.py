@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from monitors.buckets import Floats, Ints, bucket_values
+from monitors.buckets import Floats, Ints
 from monitors.incidents import Evidence, Finding
-from monitors.reference import Activity, Reference
-from monitors.sketches import ColumnSketch, Sketches
+from monitors.profiles import Activity, count_outside
+from monitors.reference import Reference
+from monitors.sketches import Sketches
 from monitors.statistics import distance
 from monitors.watchers import Result, weigh
 
@@ -80,18 +80,8 @@ class Tally:
 
 def tally(hours: Sketches, reference: Reference) -> Tally:
     """Count what is out of order in each tile, in the order of the reference's columns."""
-    width, profile = len(hours.names), reference.profile
-    column, codes = hours.cells % width, hours.codes
-    kinds = np.array([("numeric", "score", "categorical").index(kind) for kind in hours.kinds])[column]
-    values = np.where(kinds == 1, bucket_values(codes, "score"), bucket_values(codes, "numeric"))
-    outside = (kinds < 2) & ((values < profile.range_low[column]) | (values > profile.range_high[column]))
-    unseen = _unseen(hours, column, codes, kinds == 2, reference)
-    cells = len(hours.tiles) * width
-    counted = [
-        np.bincount(hours.cells[hit], hours.counts[hit], cells).astype(np.int64).reshape(-1, width)
-        for hit in (outside, unseen)
-    ]
-    return Tally(hours.tiles, hours.rows, np.stack([hours.nulls, *counted], axis=1))
+    outside = count_outside(hours, reference.profile.range_low, reference.profile.range_high)
+    return Tally(hours.tiles, hours.rows, np.stack([hours.nulls, outside, _unseen(hours, reference)], axis=1))
 
 
 def data_window(
@@ -125,7 +115,7 @@ def data_window(
         return results, findings | {source: Finding(None) for source in reference.feeds}
     value = window.faults.sum(axis=0) / rows
     usual = np.zeros_like(value)
-    usual[0] = reference.profile.null_high[hour]
+    usual[0], usual[1] = reference.profile.null_high[hour], reference.profile.outside_high[hour]
     excess = value - usual
     if still:
         excess[0] = 0.0
@@ -185,18 +175,20 @@ def _volume(rows: int, usual: float, still: bool, settings: DataSettings) -> tup
     return Finding(fired, "critical", "data", summary, evidence) if fired else Finding(False), (result,)
 
 
-def _unseen(
-    window: Sketches, column: Ints, codes: Ints, text: npt.NDArray[np.bool_], reference: Reference
-) -> npt.NDArray[np.bool_]:
-    """Buckets of categories that their own column of the reference does not have."""
-    merged = reference.merged
+def _unseen(window: Sketches, reference: Reference) -> Ints:
+    """Rows of categories that their own column of the reference does not have, shape (T, C)."""
+    merged, width = reference.merged, len(window.names)
+    column, codes = window.cells % width, window.codes
+    text = np.array([kind == "categorical" for kind in window.kinds])[column]
     position = {name: i for i, name in enumerate(merged.vocabulary)}
     code = np.array([position.get(name, -1) for name in window.vocabulary] or [-1])
     size = len(merged.vocabulary) + 1
     known = np.isin(
         column * size + code[np.where(text, codes, 0)], merged.cells % len(merged.names) * size + merged.codes
     )
-    return text & ~known
+    hit = text & ~known
+    counted = np.bincount(window.cells[hit], window.counts[hit], len(window.tiles) * width)
+    return counted.astype(np.int64).reshape(-1, width)
 
 
 def _convict(
@@ -235,22 +227,21 @@ def _sentence(
         return f"{feed} has fallen silent while labels still arrive: no values in {names}."
     if kinds == {"unseen"}:
         return f"{feed} sends categories never seen before in {names}."
-    scale = [_scale(reference.usual[name], window.column(name)) for name, kind, *_ in suspects
-             if kind == "outside_range"]  # fmt: skip
+    scale = [_scale(name, window, reference) for name, statistic, *_ in suspects if statistic == "outside_range"]
     factor = float(np.median([each for each in scale if each > 0] or [0.0]))
-    unit = f"; they are about {factor:.0f} times as large as usual, as of another unit" if factor > 5 else ""
+    unit = f"; those are about {factor:.0f} times as large as usual, as of another unit" if factor > 5 else ""
     return f"{feed} sends values beyond any plausible range in {names}{unit}."
 
 
-def _scale(reference: ColumnSketch, current: ColumnSketch) -> float:
-    """How many times as large values are: the ratio of median magnitudes."""
+def _scale(name: str, window: Sketches, reference: Reference) -> float:
+    """How many times as large as usual the values beyond the range are: the ratio of median magnitudes."""
+    c, column, profile = window.names.index(name), window.column(name), reference.profile
+    beyond = (column.values < profile.range_low[c]) | (column.values > profile.range_high[c])
+    usual = _median_magnitude(reference.usual[name].values, reference.usual[name].counts)
+    return _median_magnitude(column.values[beyond], column.counts[beyond]) / usual if usual > 0 else 0.0
 
-    def median_magnitude(sketch: ColumnSketch) -> float:
-        order = np.argsort(np.abs(sketch.values), kind="stable")
-        cumulative = np.cumsum(sketch.counts[order])
-        if len(cumulative) == 0:
-            return 0.0
-        return float(np.abs(sketch.values[order][np.searchsorted(cumulative, cumulative[-1] / 2)]))
 
-    usual = median_magnitude(reference)
-    return median_magnitude(current) / usual if usual > 0 else 0.0
+def _median_magnitude(values: Floats, counts: Ints) -> float:
+    order = np.argsort(np.abs(values), kind="stable")
+    cumulative = np.cumsum(counts[order])
+    return float(np.abs(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])) if len(order) else 0.0

@@ -12,16 +12,15 @@ import fastavro
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
-from monitors.buckets import Floats, Ints, Kind
+from monitors.buckets import Ints, Kind
 from monitors.estimates import Estimator, Usual
+from monitors.profiles import Profile
 from monitors.segments import Segmentation
 from monitors.sketches import ColumnSketch, Sketches
 
 __all__ = [
-    "Activity",
     "ColumnSpec",
     "Null",
-    "Profile",
     "Reference",
     "Role",
     "SegmentReference",
@@ -29,8 +28,7 @@ __all__ = [
     "scaled",
 ]
 
-VERSION: Final = 4
-HOUR_MS: Final = 3_600_000
+VERSION: Final = 5
 Role = Literal["monitored", "context"]
 Scale = Literal["plain", "log", "odds"]
 _LEAST: Final = 1e-6
@@ -56,41 +54,6 @@ class ColumnSpec:
     kind: Kind
     role: Role = "monitored"
     source: str = ""
-
-
-@dataclass(frozen=True)
-class Activity:
-    """When the world itself is at a standstill.
-
-    Attributes
-    ----------
-    share : float, hours : int
-        Labels come at less than this part of the usual rate, over so many hours or in the newest of them.
-    labels_min : float
-        Fewest labels expected in the newest hour for it to count by itself.
-    """
-
-    share: float = 0.6
-    hours: int = 6
-    labels_min: float = 10.0
-
-    def stands_still(self, labels: Mapping[int, int], hour_ms: int, usual: Floats) -> bool:
-        """Whether silence elsewhere is the world's, not a feed's.
-
-        Parameters
-        ----------
-        labels : mapping of int to int
-            Labels that arrived in each hour, by its start.
-        hour_ms : int
-            Start of the newest hour.
-        usual : ndarray, shape (24,)
-            Labels expected in each hour of the day.
-        """
-        hours = [hour_ms - i * HOUR_MS for i in range(self.hours)]
-        expected = [float(usual[hour // HOUR_MS % 24]) for hour in hours]
-        found = [labels.get(hour, 0) for hour in hours]
-        newest = expected[0] >= self.labels_min and found[0] < self.share * expected[0]
-        return newest or sum(found) < self.share * sum(expected)
 
 
 def scaled(values: Any, scale: Scale) -> Any:
@@ -152,29 +115,6 @@ class Null:
         elif self.scale == "odds":
             at = float(expit(at))
         return max(at, self.floor)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What is usual at each hour of the day (UTC), one hour either side included, since clocks change.
-
-    Attributes
-    ----------
-    rows_low : ndarray, shape (24,)
-        Fewest rows seen in the hours of a data window that ends with this one.
-    labels : ndarray, shape (24,)
-        Mean number of labels that arrive in the hour.
-    null_high : ndarray, shape (24, C)
-        Largest null rate of such a window while labels arrived; 1 where the reference had too few rows to tell.
-    range_low, range_high : ndarray, shape (C,)
-        Values outside are out of range; infinite for categories and context.
-    """
-
-    rows_low: Floats
-    labels: Floats
-    null_high: Floats
-    range_low: Floats
-    range_high: Floats
 
 
 @dataclass(frozen=True)
@@ -299,7 +239,7 @@ class Reference:
             ) from exc
 
 
-_PROFILE: Final = ("rows_low", "labels", "null_high", "range_low", "range_high")
+_PROFILE: Final = ("rows_low", "labels", "null_high", "outside_high", "range_low", "range_high")
 _NULL: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Null",
@@ -370,7 +310,8 @@ def _nulls(records: Sequence[Mapping[str, Any]]) -> tuple[Null, ...]:
 
 def _rebuild(record: Any) -> Reference:
     arrays = {name: np.frombuffer(record[name], "<f8") for name in _PROFILE}
-    arrays["null_high"] = arrays["null_high"].reshape(24, -1)
+    for name in ("null_high", "outside_high"):
+        arrays[name] = arrays[name].reshape(24, -1)
     return Reference(
         model=record["model"],
         version=record["model_version"],

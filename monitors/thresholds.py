@@ -13,8 +13,8 @@ Columns that follow the season itself are to be marked context.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -22,11 +22,10 @@ from monitors.buckets import Floats, Ints
 from monitors.estimates import build_estimator
 from monitors.losses import LOSSES
 from monitors.memory import WEEK, Memory, autocorrelation, remember
+from monitors.profiles import build_profile
 from monitors.reference import (
-    Activity,
     ColumnSpec,
     Null,
-    Profile,
     Reference,
     Scale,
     SegmentReference,
@@ -35,7 +34,7 @@ from monitors.reference import (
 )
 from monitors.segments import SPAN_MS, Segmentation, only
 from monitors.sketches import Sketches
-from monitors.statistics import COUNT_DISTANCES, group_by_mass, quantiles, regroup, tail_limits
+from monitors.statistics import COUNT_DISTANCES, group_by_mass, regroup, tail_limits
 
 __all__ = ["DAY_MS", "HOUR_MS", "Calibration", "SegmentedSpan", "build_reference", "draw_windows"]
 
@@ -59,16 +58,6 @@ class Calibration:
         PSI of 0.05 to 0.13 in a year of flights.
     tail_floor : float
         The same of the share of values in the reference's tails, which hold at most 0.01 of the reference.
-    range_quantile, range_factor : float
-        Range of a column: its median and `range_factor` times as far as the quantiles at `range_quantile` from either
-        end. 4 times 0.5% leaves a clean year of flights within it (most outside in any 3 h with 60 rows: 5% for a mean
-        of an hour) and puts minutes sent as seconds outside (median 84%).
-    activity : Activity
-        Hours in which the world stood still do not count for what null rates are usual: with a blizzard in the
-        reference every hour has once been silent.
-    data_window_hours : int
-    rows_min : int
-        Fewest rows from which a data window is judged: at night there are ten in three hours.
     weekdays : bool
         Whether spreads allow for what each weekday is like being known from a few weeks only. With blocks of one day
         that makes them exact for days that are independent. See :meth:`of_segments`.
@@ -79,11 +68,6 @@ class Calibration:
     replicates: int = 500
     distance_floor: float = 0.1
     tail_floor: float = 0.025
-    range_quantile: float = 0.005
-    range_factor: float = 4.0
-    activity: Activity = field(default_factory=Activity)
-    data_window_hours: int = 3
-    rows_min: int = 40
     weekdays: bool = False
 
     def of_segments(self) -> "Calibration":
@@ -159,7 +143,7 @@ def build_reference(
         version=version,
         columns=dict(columns),
         merged=features.collapse(),
-        profile=_profile(columns, features, losses, settings),
+        profile=build_profile(features, losses, _with_ranges(columns)),
         nulls=_distance_nulls(columns, days, np.random.default_rng(seed), settings),
         losses=_loss_nulls(loss_days, inside, np.random.default_rng(seed), settings),
         window_days=settings.window_days,
@@ -167,6 +151,10 @@ def build_reference(
         segmentation=segmented.segmentation if segmented else Segmentation(),
         segments=_segments(columns, segmented, seed, settings) if segmented else {},
     )
+
+
+def _with_ranges(columns: Mapping[str, ColumnSpec]) -> set[str]:
+    return {name for name, spec in columns.items() if spec.kind != "categorical" and spec.role == "monitored"}
 
 
 def _segments(
@@ -335,75 +323,3 @@ def _degrees(memory: Memory) -> float:
 def _uncertain(spread: float, memory: Memory) -> float:
     """With what is not known of the center, as for any prediction of one more value."""
     return spread * math.sqrt(1 + 1 / memory.days)
-
-
-def _profile(columns: Mapping[str, ColumnSpec], features: Sketches, losses: Sketches, settings: Calibration) -> Profile:
-    start, end = int(features.tiles[0]), int(features.tiles[-1]) + HOUR_MS
-    at = (features.tiles - start) // HOUR_MS
-    rows, nulls = (
-        np.zeros((end - start) // HOUR_MS, np.int64),
-        np.zeros(((end - start) // HOUR_MS, len(columns)), np.int64),
-    )
-    rows[at], nulls[at] = features.rows, features.nulls
-    width = settings.data_window_hours
-    hour = ((start // HOUR_MS) + np.arange(len(rows)))[width - 1 :] % 24
-    window_rows, window_nulls = rolling_sum(rows, width), rolling_sum(nulls, width)
-    rows_low = np.full(24, np.inf)
-    np.minimum.at(rows_low, hour, window_rows)
-    labels = np.bincount(losses.tiles // HOUR_MS % 24, weights=losses.rows, minlength=24)
-    label_days = max((int(losses.tiles[-1]) - int(losses.tiles[0])) / DAY_MS, 1.0)
-    usual = _neighbours(labels / label_days, np.mean)
-    arrived = dict(zip(losses.tiles.tolist(), losses.rows.tolist(), strict=True))
-    ends = [start + (i + width - 1) * HOUR_MS for i in range(len(hour))]
-    alive = np.array([not settings.activity.stands_still(arrived, end, usual) for end in ends])
-    null_high = _usual_nulls(hour[alive], window_rows[alive], window_nulls[alive], settings)
-    low, high = _ranges(columns, features, settings)
-    return Profile(
-        rows_low=_neighbours(np.where(np.isinf(rows_low), 0.0, rows_low), np.min),
-        labels=usual,
-        null_high=_neighbours(null_high, np.max),
-        range_low=low,
-        range_high=high,
-    )
-
-
-def _usual_nulls(hour: Ints, rows: Ints, nulls: Ints, settings: Calibration) -> Floats:
-    """Largest null rate of a window by hour of the day, shape (24, C); of all days together where rows are few."""
-    enough = rows >= settings.rows_min
-    high = np.zeros((24, nulls.shape[1]))
-    np.maximum.at(high, hour[enough], nulls[enough] / rows[enough, None])
-    rows_pooled, nulls_pooled = np.zeros(24), np.zeros(high.shape)
-    np.add.at(rows_pooled, hour, rows)
-    np.add.at(nulls_pooled, hour, nulls)
-    pooled = np.where(
-        rows_pooled[:, None] >= settings.rows_min, nulls_pooled / np.maximum(rows_pooled, 1)[:, None], 1.0
-    )
-    return np.maximum(high, pooled)
-
-
-def rolling_sum(values: Ints, width: int) -> Ints:
-    """Sums of `width` consecutive rows, shape (n - width + 1, ...)."""
-    total = np.cumsum(values, axis=0)
-    total[width:] = total[width:] - total[:-width]
-    return total[width - 1 :]
-
-
-def _neighbours(hourly: Floats, reduce: Any) -> Floats:
-    """Each hour of the day with the one before and the one after: in spring and autumn the clocks change."""
-    value: Floats = reduce(np.stack([np.roll(hourly, shift, axis=0) for shift in (-1, 0, 1)]), axis=0)
-    return value
-
-
-def _ranges(columns: Mapping[str, ColumnSpec], features: Sketches, settings: Calibration) -> tuple[Floats, Floats]:
-    low, high = np.full(len(columns), -np.inf), np.full(len(columns), np.inf)
-    whole = features.collapse()
-    q, factor = settings.range_quantile, settings.range_factor
-    for c, name in enumerate(features.names):
-        column = whole.column(name)
-        if columns[name].kind == "categorical" or columns[name].role == "context" or column.count == 0:
-            continue
-        bottom, middle, top = quantiles(column, [q, 0.5, 1 - q])
-        least = 0.05 * abs(middle) + 1e-9  # a constant has no spread of its own
-        low[c] = middle - factor * max(middle - bottom, least)
-        high[c] = middle + factor * max(top - middle, least)
-    return low, high
