@@ -116,7 +116,8 @@ class Incident:
     alerts : int
         Times it was opened or updated.
     start_ms, end_ms : int
-        First window's start and last alert's window end: for a data incident, the span kept out of training.
+        First window's start, and the end of the window that resolved it or was told of last. A data incident keeps this
+        span, widened as the policy has it, out of training sets.
     opened_ms : int
         Event time of the first record about it.
     resolved : bool
@@ -210,7 +211,7 @@ def _incident(incident_id: str, told: Mapping[str, list[dict[str, Any]]]) -> Inc
         summary=last.get("summary") or (events[0]["reason"] if events else ""),
         alerts=len(fired),
         start_ms=milliseconds(alerts[0]["window_start"]) if alerts else opened,
-        end_ms=milliseconds(last["window_end"]) if alerts else opened,
+        end_ms=milliseconds(alerts[-1]["window_end"]) if alerts else opened,
         opened_ms=opened,
         resolved=any(each["status"] == "resolved" for each in alerts),
         evidence=_evidence(last.get("evidence", [])),

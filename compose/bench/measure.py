@@ -27,9 +27,12 @@ from features.compiler.service import model_inputs
 from jobs.archiving import Archiver
 from jobs.kafka import Publish, Writer
 from jobs.reading import TopicReader, client_of, reader
+from jobs.segmenting import planned
 from monitors.buckets import Kind
 from monitors.losses import TILE_MS
+from monitors.segments import sketch_segments
 from monitors.sketches import sketch_batch
+from monitors.thresholds import DAY_MS
 from schemas.topics import topic
 
 __all__ = ["MEANING", "repetition"]
@@ -41,7 +44,7 @@ MEANING = {
     LIMIT_FLINK: ("events read and decoded by bare Flink SQL", LIMIT_KAFKA),
     "features": ("events into feature rows", LIMIT_FLINK),
     SCORING: ("requests answered", LIMIT_FLINK),
-    "sketches": ("requests sketched, in the batches that were answered", SCORING),
+    "sketches": ("requests sketched whole and by segment, in the batches that were answered", SCORING),
     "drift": ("predictions and labels judged", LIMIT_FLINK),
     "archiver": ("records into ClickHouse", LIMIT_KAFKA),
     "pusher": ("feature rows into the online store", LIMIT_KAFKA),
@@ -184,7 +187,10 @@ def _archived(kafka: str, clickhouse: str, topics: list[Any], names: list[str]) 
 
 
 def _sketched(clickhouse: str, repo: Repo) -> float:
-    """What the sketches of all answers take by themselves, in the batches that Flink made of them."""
+    """What the sketches of all answers take by themselves, in the batches that Flink made of them.
+
+    The prior answers here, whose traffic is not cut: it is cut here as that of a trained model is.
+    """
     inputs = model_inputs(repo, "delay")
     kinds: dict[str, Kind] = {n: "categorical" if n in inputs.categorical else "numeric" for n in inputs.columns}
     kinds["probability"] = "score"
@@ -195,12 +201,14 @@ def _sketched(clickhouse: str, repo: Repo) -> float:
         "FROM headwater.predictions_delay ORDER BY _partition, _offset"
     )
     client.close()
-    columns = {name: answers[name].to_numpy() for name in kinds}
+    cut, columns = planned(inputs).restricted(answers, 1), {name: answers[name].to_numpy() for name in kinds}
     times, ends = answers["time_ms"].to_numpy(np.int64), np.flatnonzero(answers["ends"]) + 1
     began = time.perf_counter()
     for start, end in pairwise([0, *ends.tolist()]):
         batch = {name: values[start:end] for name, values in columns.items()}
         sketch_batch(batch, kinds, times[start:end], TILE_MS).to_bytes()
+        codes = cut.codes(answers.iloc[start:end])
+        sketch_segments(cut, codes, batch, kinds, times[start:end], DAY_MS).to_bytes()
     return len(answers) / (time.perf_counter() - began)
 
 

@@ -155,14 +155,17 @@ def test_the_first_model_is_the_first_one_trained() -> None:
 
 
 def test_spans_are_those_of_faulty_data() -> None:
-    def alert(name: str, cause: str, days: int) -> dict[str, Any]:
+    def alert(name: str, cause: str, days: int, status: str = "opened") -> dict[str, Any]:
         return {
-            "incident_id": name, "status": "opened", "severity": "warning", "cause": cause, "model": "delay",
+            "incident_id": name, "status": status, "severity": "warning", "cause": cause, "model": "delay",
             "model_version": "1", "monitor": "data", "segment": "", "window_start": START,
             "window_end": START + timedelta(days=days), "summary": "", "evidence": [], "report": None,
         }  # fmt: skip
 
-    found = spans(fold({"drift.alerts": [alert("a", "data", 1), alert("a", "data", 3), alert("b", "world", 2)]}))
+    told = [alert("a", "data", 1), alert("a", "data", 3), alert("b", "world", 2), alert("c", "data", 1),
+            alert("c", "data", 5, "resolved")]  # fmt: skip
+    found = spans(fold({"drift.alerts": told}))
     assert [(each["incident_id"], each["end_ms"] - each["start_ms"], each["open"]) for each in found] == [
-        ("a", 3 * 86_400_000, True)
+        ("a", 3 * 86_400_000, True),
+        ("c", 5 * 86_400_000, False),
     ]
