@@ -25,6 +25,7 @@ COMMANDS = {
     "incidents": "Show that each incident is submitted once.",
     "regions": "Show which region retrains which model.",
     "verify": "Compute every logged feature value again and compare.",
+    "watch": "Raise an alert where the platform itself is at fault.",
     "bench": "Measure each stage and the whole chain.",
     "features": "Show what the definitions of a Feast repo become.",
     "backfill": "Compute a view's rows over history.",

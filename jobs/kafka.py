@@ -53,7 +53,7 @@ class Publish:
     topic : str
         One of ``schemas/topics.py``.
     record : mapping
-        Times in UTC epoch milliseconds, ``event_time`` among them.
+        Times in UTC epoch milliseconds; ``event_time``, or an alert's ``window_end``, is the record's own.
     """
 
     topic: str
@@ -304,7 +304,7 @@ def produce(producer: Producer, each: Publish) -> None:
     """Hand a record to a client of Kafka: encoded, under its topic's key, and with its event time."""
     key = str(each.record[topic(each.topic).key]).encode()
     # Zero would mean "now" to the client.
-    time_ms = max(1, int(each.record["event_time"]))
+    time_ms = max(1, int(each.record["window_end" if each.topic == "drift.alerts" else "event_time"]))
     producer.produce(each.topic, encode(each.topic, each.record), key, timestamp=time_ms)
 
 

@@ -18,7 +18,11 @@ from features.witness import newest
 from jobs.served import records_of
 from schemas.tables import DATABASE, OFFSET, PARTITION, table_name
 
-__all__ = ["Verification", "verify"]
+__all__ = ["NothingToCompareError", "Verification", "newest_ms", "verify"]
+
+
+class NothingToCompareError(ValueError):
+    """No request of the span has a prediction."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,26 @@ class Verification:
         Features are called ``<view>__<feature>``.
     age_seconds : dict of str to dict
         Of ``latest`` mode: by view, median and 99th percentile of how much older than its request a row was.
+    stale : dict of str to int
+        Of ``latest`` mode, where it was asked for: by view, requests that were given a row though a newer one was due.
+    model_version : str
+        That answered the newest request.
+    start_ms, end_ms : int
+        Request time, [start, end); UTC epoch milliseconds.
     """
 
     requests: int
     parity: Parity
     age_seconds: dict[str, dict[str, float]]
+    stale: dict[str, int]
+    model_version: str
+    start_ms: int
+    end_ms: int
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"requests": self.requests, **asdict(self.parity), "age_seconds": self.age_seconds}
+        told = {name: value for name, value in vars(self).items() if name != "parity"}
+        return {**told, **asdict(self.parity)}
 
 
 def verify(
@@ -51,6 +66,7 @@ def verify(
     start_ms: int | None = None,
     end_ms: int | None = None,
     service: str = "delay",
+    stale_ms: int | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Verification:
     """Compare what was logged with an independent computation, see :mod:`features.witness`.
@@ -68,13 +84,17 @@ def verify(
         Request time, [start, end); UTC epoch milliseconds.
     service : str
         Feature service of the model.
+    stale_ms : int, optional
+        How long before a request a row has to be in the online store, to tell which requests were given older ones.
     progress : callable
         Told what is going on.
 
     Raises
     ------
+    NothingToCompareError
+        Where no request of the span has a prediction.
     ValueError
-        Where no request of the span has a prediction, or a view's history cannot be read.
+        Where a view's history cannot be read.
     """
     inputs = model_inputs(repo, service)
     views = {view.name: definition(view) for view in inputs.views}
@@ -83,8 +103,9 @@ def verify(
     progress("reading predictions")
     logged = _predictions(client, inputs, start_ms, end_ms)
     if requests.empty or logged.empty:
-        raise ValueError(f"expected requests with predictions, found {len(requests)} and {len(logged)}")
+        raise NothingToCompareError(f"expected requests with predictions, found {len(requests)} and {len(logged)}")
     parities: dict[str, Parity] = {}
+    stale: dict[str, int] = {}
     for view in inputs.views:
         meaning = views[view.name]
         progress(f"{view.name}: reading records")
@@ -93,10 +114,24 @@ def verify(
         oldest = int(at.min()) if mode == "latest" and at.notna().any() else None
         events, _ = records_of(client, kafka, view, oldest)
         progress(f"{view.name}: computing the features of {len(requests):,} requests again")
-        expected = newest(meaning, events, requests[list(meaning.keys)], at.to_numpy())
+        keys = requests[list(meaning.keys)]
+        expected = newest(meaning, events, keys, at.to_numpy())
         parities[view.name] = compare(meaning, expected, _logged(meaning, logged))
+        if mode == "latest" and stale_ms is not None:
+            there = newest(meaning, events, keys, (requests[EVENT_TIME] - stale_ms).to_numpy())[EVENT_TIME]
+            stale[view.name] = int((there > at.fillna(0)).fillna(False).sum())
     ages = _ages(views, requests, logged) if mode == "latest" else {}
-    return Verification(len(requests), together(parities), ages)
+    version, times = logged["model_version"].iloc[int(logged[EVENT_TIME].argmax())], requests[EVENT_TIME]
+    span = (int(times.min()), int(times.max()) + 1)
+    return Verification(len(requests), together(parities), ages, stale, str(version), *span)
+
+
+def newest_ms(client: Client, model: str) -> int | None:
+    """Event time of the newest request that has a prediction, UTC epoch milliseconds; None where none has."""
+    found = client.query(
+        f"SELECT toUnixTimestamp64Milli(max(event_time)), count() FROM {_predicted(model)}"
+    ).result_rows
+    return int(found[0][0]) if found[0][1] else None
 
 
 def _requests(
@@ -120,17 +155,22 @@ def _requests(
 
 
 def _predictions(client: Client, inputs: ModelInputs, start_ms: int | None, end_ms: int | None) -> pd.DataFrame:
-    table = f"predictions_{inputs.model}"
+    table = table_name(f"predictions.{inputs.model}")
     names = client.query(
         f"SELECT name, type FROM system.columns WHERE database = '{DATABASE}' AND table = '{table}'"
     ).result_rows
     wanted = [(str(name), "DateTime64" in str(kind)) for name, kind in names if "__" in str(name)]
     chosen = ", ".join(f"toUnixTimestamp64Milli(`{n}`) AS `{n}`" if time else f"`{n}`" for n, time in wanted)
     frame = client.query_df(
-        f"SELECT request_id, {chosen} FROM {DATABASE}.{table} WHERE {_between(start_ms, end_ms)}",
+        f"SELECT request_id, model_version, toUnixTimestamp64Milli(event_time) AS `{EVENT_TIME}`, {chosen} "
+        f"FROM {_predicted(inputs.model)} WHERE {_between(start_ms, end_ms)}",
         settings=dict(SETTINGS),
     )
     return frame if frame.empty else frame.set_index("request_id")
+
+
+def _predicted(model: str) -> str:
+    return f"`{DATABASE}`.`{table_name(f'predictions.{model}')}`"
 
 
 def _logged(meaning: Definition, logged: pd.DataFrame) -> pd.DataFrame:

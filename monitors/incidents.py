@@ -6,7 +6,7 @@ name it alike.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -149,6 +149,39 @@ class IncidentBook:
     policy: str
     opened: dict[str, _Open] = field(default_factory=dict)
     streaks: dict[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def of_alerts(model: str, policy: str, told: Iterable[Mapping[str, Any]]) -> "IncidentBook":
+        """The book of whoever said all this: for monitors that keep no state of their own.
+
+        Parameters
+        ----------
+        model, policy : str
+        told : iterable of mapping
+            Records of ``drift.alerts`` in their order, of monitors that open at the first window that fires; those of
+            other models do not count.
+        """
+        book = IncidentBook(model, policy)
+        for each in told:
+            key = f"{each['monitor']}/{each['segment']}"
+            if each["model"] != model:
+                continue
+            if each["status"] == "resolved":
+                book.opened.pop(key, None)
+                continue
+            columns = tuple(one["column"] for one in each["evidence"])
+            before = book.opened.get(key)
+            book.opened[key] = _Open(
+                each["incident_id"],
+                each["model_version"],
+                each["window_start"],
+                before.opened if before else each["window_end"],
+                each["severity"],
+                each["cause"],
+                tuple(dict.fromkeys((before.columns if before else ()) + columns)),
+                before.summary if before else each["summary"],
+            )
+        return book
 
     def judge(
         self, version: str, monitor: str, segment: str, window: tuple[int, int], finding: Finding, patience: Patience

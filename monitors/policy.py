@@ -25,6 +25,7 @@ __all__ = [
     "decide",
     "earliest_retraining_ms",
     "load_policy",
+    "parse_duration",
     "quarantine_spans",
 ]
 
@@ -310,7 +311,7 @@ _KINDS: Mapping[str, tuple[str, tuple[type, ...]]] = {
 def _policy(found: Any) -> Policy:
     found = _mapping("the file", found, {*_DURATIONS, *_KINDS, "monitors", "quarantine"})
     _require("version" in found, "version", "a text that names this policy", None)
-    values: dict[str, Any] = {f"{name}_ms": _duration(name, found[name]) for name in _DURATIONS if name in found}
+    values: dict[str, Any] = {f"{name}_ms": parse_duration(name, found[name]) for name in _DURATIONS if name in found}
     for name, (wanted, kinds) in _KINDS.items():
         if name in found:
             _require(isinstance(found[name], kinds) and not isinstance(found[name], bool), name, wanted, found[name])
@@ -319,7 +320,7 @@ def _policy(found: Any) -> Policy:
     values |= {name: _names(f"monitors.{name}", value) for name, value in monitors.items()}
     quarantine = _mapping("quarantine", found.get("quarantine", {}), {"causes", "before", "after", "settle"})
     spans: dict[str, Any] = {
-        f"{name}_ms": _duration(f"quarantine.{name}", quarantine[name])
+        f"{name}_ms": parse_duration(f"quarantine.{name}", quarantine[name])
         for name in ("before", "after", "settle")
         if name in quarantine
     }
@@ -343,7 +344,14 @@ def _names(name: str, found: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _duration(name: str, found: Any) -> int:
+def parse_duration(name: str, found: Any) -> int:
+    """Milliseconds of a text such as ``6 h``; `name` is what it is of.
+
+    Raises
+    ------
+    PolicyError
+        Where it is none.
+    """
     match = _DURATION.fullmatch(str(found).strip())
     if match is None:
         raise PolicyError(f"{name}: expected a duration such as '14 d', '6 h' or '30 min', got {found!r}")

@@ -126,12 +126,14 @@ def checked(summary: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The summary, and with ``trained_again`` the result of the first model's training on features that went wrong."""
+    """The summary; what `headwater incidents` says; what becomes of features that go wrong."""
     demo = Demo(tmp_path_factory.mktemp("peace"), "--keep")
     try:
         demo.until(lambda: demo.last_line().startswith("{"), "the summary")
         summary = dict(json.loads(demo.last_line()))
-        return summary | {"told": told_of_incidents(demo), "trained_again": trained_on_wrong_features(demo)}
+        told = told_of_incidents(demo)
+        wrong = trained_on_wrong_features(demo)
+        return summary | {"told": told, "trained_again": wrong, "watched": watched_while_wrong(demo)}
     finally:
         demo.end()
 
@@ -157,18 +159,47 @@ def told_of_incidents(demo: Demo) -> dict[str, list[dict[str, Any]]]:
     return {"listed": listed, "first": said("show", listed[0]["incident_id"][:10])}
 
 
+def change_ten(clickhouse: str, until: str, by: str) -> None:
+    """Change a value that was logged with each of ten requests, the newest before a time."""
+    wrong, answers = "origin__dep_count_1h", "headwater.predictions_delay"
+    client_of(clickhouse).command(
+        f"ALTER TABLE {answers} UPDATE {wrong} = {wrong} {by} WHERE request_id IN (SELECT request_id "
+        f"FROM {answers} WHERE event_time <= {until} AND {wrong} > 1 ORDER BY event_time DESC, request_id LIMIT 10)",
+        settings={"mutations_sync": 1},
+    )
+
+
+def watched(demo: Demo, *options: str) -> dict[str, Any]:
+    """What `headwater watch` says, and its exit status under ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "compose.cli", "watch", "--json", *options],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env={**os.environ, "HEADWATER_HOME": str(demo.home.root.parent)},
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stdout, done.stderr
+    return dict(json.loads(done.stdout)) | {"code": done.returncode}
+
+
+def watched_while_wrong(demo: Demo) -> list[dict[str, Any]]:
+    """Looks at ourselves: as all is well; twice with ten values of the newest requests changed; and put right."""
+    running = demo.running()
+    assert running is not None
+    found = [watched(demo, "--last", "1d")]
+    change_ten(running.endpoints.clickhouse, "now64()", "+ 1")
+    found += [watched(demo, "--last", "1d"), watched(demo, "--last", "1d")]
+    change_ten(running.endpoints.clickhouse, "now64()", "- 1")
+    return [*found, watched(demo, "--last", "1d")]
+
+
 def trained_on_wrong_features(demo: Demo) -> dict[str, Any]:
     """Change what was logged with ten requests of the held-out week, and have the first model trained once more."""
     (first,) = demo.home.path("runs").glob("*/payload.json")
     payload = json.loads(first.read_text())
-    wrong = "origin__dep_count_1h"
-    client = client_of(payload["clickhouse"])
-    before = f"event_time <= fromUnixTimestamp64Milli({payload['cutoff_ms']})"
-    client.command(
-        f"ALTER TABLE headwater.predictions_delay UPDATE {wrong} = {wrong} + 1 WHERE request_id IN (SELECT request_id "
-        f"FROM headwater.predictions_delay WHERE {before} AND {wrong} > 0 ORDER BY event_time DESC LIMIT 10)",
-        settings={"mutations_sync": 1},
-    )
+    change_ten(payload["clickhouse"], f"fromUnixTimestamp64Milli({payload['cutoff_ms']})", "+ 1")
     again = demo.home.path("again")
     again.mkdir()
     (again / "payload.json").write_text(json.dumps(payload))
@@ -208,6 +239,26 @@ def test_a_model_of_wrong_features_is_not_promoted(peace: dict[str, Any]) -> Non
     assert found["challenger_log_loss"] < found["champion_log_loss"]  # it would have won
 
 
+def test_wrong_features_are_an_incident_of_ours_until_they_are_right(peace: dict[str, Any]) -> None:
+    well, opened, still, over = peace["watched"]
+    assert (well["code"], well["mismatches"], well["alerts"]) == (0, 0, [])
+    assert well["requests"] > 500
+    assert (opened["code"], opened["mismatches"]) == (1, 10)
+    (alert,) = opened["alerts"]
+    assert (alert["status"], alert["cause"], alert["monitor"], alert["severity"]) == (
+        "opened",
+        "us",
+        "parity",
+        "critical",
+    )
+    assert [each["column"] for each in alert["evidence"]] == ["origin__dep_count_1h"]
+    assert alert["window_start"] == opened["start_ms"]
+    assert (still["code"], still["alerts"]) == (1, [])
+    assert [each["status"] for each in over["alerts"]] == ["resolved"]
+    assert over["alerts"][0]["incident_id"] == alert["incident_id"]
+    assert (over["code"], over["mismatches"]) == (0, 0)
+
+
 def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:
     demo = Demo(tmp_path, "--rate", "1500")
     try:
@@ -226,9 +277,12 @@ def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--mode", "latest", flights=6000)
+    demo = Demo(tmp_path, "--mode", "latest", "--keep", flights=6000)
     try:
-        summary = demo.summary()
+        demo.until(lambda: demo.last_line().startswith("{"), "the summary")
+        summary = dict(json.loads(demo.last_line()))
+        span = ("--mode", "latest", "--last", "10d", "--stale")
+        behind, patient = watched(demo, *span, "5min"), watched(demo, *span, "365d")
     finally:
         demo.end()
     assert (summary["unaccounted"], summary["duplicates"]) == (0, 0), summary["hops"]
@@ -236,3 +290,10 @@ def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
     parity = summary["verification"]
     assert parity["mismatches"] == 0, parity["examples"]
     assert set(parity["age_seconds"]) >= {"origin", "carrier", "tail", "weather"}  # rows were found
+    # In a replay a second of delay is a day, so that rows are behind; to the very patient they are not.
+    assert behind["stale"]["origin"] > 0.5 * behind["requests"]
+    (alert,) = behind["alerts"]
+    assert (alert["status"], alert["cause"], alert["segment"]) == ("opened", "us", "online store")
+    assert "origin" in {each["column"] for each in alert["evidence"]}
+    assert (behind["code"], behind["mismatches"], set(patient["stale"].values())) == (1, 0, {0})
+    assert [(each["status"], each["incident_id"]) for each in patient["alerts"]] == [("resolved", alert["incident_id"])]

@@ -64,3 +64,18 @@ def test_state_is_restored():
     closed = other.close(("features",), (5 * DAY, 6 * DAY), "version 2 answers from here")
     assert [(alert.status, alert.model_version) for alert in closed] == [("resolved", "1")]
     assert "version 2" in closed[0].summary
+
+
+def test_a_book_is_what_was_said_before():
+    quick = Patience()
+    findings = [fired("a"), fired("a"), fired("b"), fired("a", "b"), Finding(False), fired("a"), fired("c")]
+    known, told, said = IncidentBook("delay", "p"), [], []
+    for day, finding in enumerate(findings):
+        window = (day * DAY, (day + 1) * DAY)
+        expected = known.judge("1", "parity", "", window, finding, quick)
+        others = [{**each, "model": "other"} for each in told]
+        found = IncidentBook.of_alerts("delay", "p", [*others, *told]).judge("1", "parity", "", window, finding, quick)
+        assert found == expected
+        told += [each.record() for each in found]
+        said += [(day, each.status) for each in found]
+    assert said == [(0, "opened"), (2, "updated"), (4, "resolved"), (5, "opened"), (6, "updated")]

@@ -1,0 +1,106 @@
+"""``headwater watch``."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from compose.commands.target import running_platform
+
+if TYPE_CHECKING:
+    from jobs.parity import Verification
+    from monitors.incidents import Alert
+
+__all__ = ["command"]
+
+
+class _Duration(click.ParamType[int]):
+    name = "duration"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from monitors.policy import PolicyError, parse_duration
+
+        try:
+            return value if isinstance(value, int) else parse_duration(param.opts[0] if param else "it", value)
+        except PolicyError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
+@click.command()
+@click.option(
+    "--repo", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Feast repo; default: the flights."
+)
+@click.option("--service", default="delay", show_default=True, help="Feature service of the model.")
+@click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", show_default=True,
+              help="How scoring reads its features.")  # fmt: skip
+@click.option("--last", "last_ms", type=_Duration(), default="1h", show_default=True,
+              help="Of request time, to look at; a minute is left for it to settle.")  # fmt: skip
+@click.option("--stale", "stale_ms", type=_Duration(), default="5min", show_default=True,
+              help="How long before its request a row has to be in the online store (latest).")  # fmt: skip
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Share of wrong values, and of requests given stale rows, that is let pass.")  # fmt: skip
+@click.option("--every", "every_ms", type=_Duration(), help="Look again and again, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a look, for programs.")
+def command(
+    repo: Path | None,
+    service: str,
+    mode: str,
+    last_ms: int,
+    stale_ms: int,
+    threshold: float,
+    every_ms: int | None,
+    as_json: bool,
+) -> None:
+    """Raise an alert where the platform itself is at fault.
+
+    Monitors hold what the platform made of the world against what it made of it before. Whether it made it rightly is
+    seen here: the features that the newest requests were given are computed again from the archived events.
+
+    \b
+    values that are not what their definitions say    an incident of the monitor `parity`
+    rows of the online store that are behind          one of its segment `online store`
+
+    Subscribers of drift.alerts are told when it begins and when it is over, with the cause `us`. Nothing retrains
+    for it, and its span is kept out of training sets.
+
+    Exits with status 1 where something is wrong; with --every it goes on.
+    """
+    from compose.services import REPO
+    from compose.watch import look
+    from features.compiler.repo import load_repo
+
+    console = Console(stderr=as_json)
+    _, running = running_platform()
+    definitions = load_repo(repo or REPO)
+    while True:
+        with console.status("Looking"):
+            found, given = look(running.endpoints, definitions, service, mode, last_ms, stale_ms, threshold)
+        wrong = found.parity.mismatches > threshold * max(found.parity.compared, 1)
+        behind = any(count > threshold * found.requests for count in found.stale.values())
+        if as_json:
+            told = [each.record() for each in given]
+            click.echo(json.dumps({**found.as_dict(), "alerts": told}, default=str))
+        else:
+            _show(console, found, given)
+        if every_ms is None:
+            sys.exit(1 if wrong or behind else 0)
+        time.sleep(every_ms / 1000)
+
+
+def _show(console: Console, found: "Verification", given: "list[Alert]") -> None:
+    stale = "".join(f", {count:,} given stale rows of {view}" for view, count in found.stale.items() if count)
+    console.print(
+        f"{_moment(found.start_ms)} to {_moment(found.end_ms)}: {found.requests:,} requests, "
+        f"{found.parity.compared:,} values, {found.parity.mismatches:,} wrong{stale}"
+    )
+    for each in given:
+        console.print(f"{each.status} {each.incident_id}: {each.summary}")
+
+
+def _moment(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M}"
