@@ -97,6 +97,10 @@ class Stored:
         losses, segment_losses, labelled = self._losses(start_ms, end_ms, until_ms)
         return Batch(inputs, losses, segments, segment_losses, count, labelled)
 
+    def sketches(self, start_ms: int, end_ms: int) -> dict[str, Sketches]:
+        """Inputs by version, of batches whose last request is in [start, end): tiles of others may be among theirs."""
+        return self._sketches("sketch", start_ms, end_ms)[0]
+
     def _sketches(self, column: str, start_ms: int, end_ms: int) -> tuple[dict[str, Sketches], int]:
         """Each batch's are on the last of its rows."""
         sql = (

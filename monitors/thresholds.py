@@ -36,7 +36,7 @@ from monitors.segments import SPAN_MS, Segmentation, only
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, regroup, tail_limits
 
-__all__ = ["DAY_MS", "HOUR_MS", "Calibration", "SegmentedSpan", "build_reference", "draw_windows"]
+__all__ = ["DAY_MS", "HOUR_MS", "Calibration", "SegmentedSpan", "build_reference", "distance_nulls", "draw_windows"]
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -147,7 +147,7 @@ def build_reference(
         columns=dict(columns),
         merged=features.collapse(),
         profile=build_profile(features, losses, _with_ranges(columns)),
-        nulls=_distance_nulls(columns, days, np.random.default_rng(seed), settings),
+        nulls=distance_nulls(columns, days, np.random.default_rng(seed), settings),
         losses=_loss_nulls(loss_days, inside, np.random.default_rng(seed), settings),
         window_days=settings.window_days,
         estimator=build_estimator(loss_days, inside),
@@ -176,7 +176,7 @@ def _segments(
         if len(loss_days.tiles) >= least:
             inside = draw_windows(loss_days.tiles // DAY_MS, settings, np.random.default_rng(seed))
             loss_nulls = _loss_nulls(loss_days, inside, np.random.default_rng(seed), settings)
-        nulls = _distance_nulls(columns, days, np.random.default_rng(seed), settings)
+        nulls = distance_nulls(columns, days, np.random.default_rng(seed), settings)
         found[name] = SegmentReference(days.collapse(), nulls, loss_nulls)
     return found
 
@@ -218,9 +218,19 @@ def day_matrix(days: Sketches, name: str) -> tuple[Ints, Ints]:
     return codes, matrix
 
 
-def _distance_nulls(
+def distance_nulls(
     columns: Mapping[str, ColumnSpec], days: Sketches, random: np.random.Generator, settings: Calibration
 ) -> dict[str, tuple[Null, ...]]:
+    """What each statistic of each column does while nothing is wrong, drawn from days.
+
+    Parameters
+    ----------
+    columns : mapping of name to ColumnSpec
+    days : Sketches
+        Tiles of a day; twice the days of a window at least.
+    random : numpy Generator
+    settings : Calibration
+    """
     inside = draw_windows(days.tiles // DAY_MS, settings, random)
     outside = (inside == 0).astype(np.int64)
     drawn: dict[str, dict[str, Floats]] = {}

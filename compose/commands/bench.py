@@ -16,15 +16,18 @@ from compose.local.home import Home
 
 __all__ = ["command"]
 
+_repeat = click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is measured."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+
 
 @click.group(invoke_without_command=True)
 @click.option(
     "--flights", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Traffic to measure."
 )
-@click.option(
-    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is done."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+@_repeat
+@_json
 @click.pass_context
 def command(context: click.Context, flights: int, repeat: int, as_json: bool) -> None:
     """Measure each stage and the whole chain, beside this machine's own limits.
@@ -40,10 +43,8 @@ def command(context: click.Context, flights: int, repeat: int, as_json: bool) ->
 @command.command()
 @click.option("--rows", type=click.IntRange(min=1000), default=100_000, show_default=True, help="Rows to write.")
 @click.option("--reads", type=click.IntRange(min=100), default=500, show_default=True, help="Single reads a store.")
-@click.option(
-    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is done."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+@_repeat
+@_json
 def online(rows: int, reads: int, repeat: int, as_json: bool) -> None:
     """Measure online stores: Feast's own and ours, written and read.
 
@@ -69,10 +70,8 @@ def online(rows: int, reads: int, repeat: int, as_json: bool) -> None:
 @click.option(
     "--events", type=click.IntRange(min=2000), default=300_000, show_default=True, help="Payments on each topic."
 )
-@click.option(
-    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often each rate is measured."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+@_repeat
+@_json
 def features(events: int, repeat: int, as_json: bool) -> None:
     """Measure five windows: compiled, written by hand in Flink SQL, and in Quix Streams.
 
@@ -108,11 +107,9 @@ def features(events: int, repeat: int, as_json: bool) -> None:
     help="Rows of each file that we compare alone.",
 )
 @click.option("--columns", type=click.IntRange(min=1), default=100, show_default=True, help="Columns of each file.")
-@click.option(
-    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is measured."
-)
+@_repeat
 @click.option("--only-large", is_flag=True, help="Only the larger files, and those beside Evidently too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+@_json
 def drift(rows: int, large: int, columns: int, repeat: int, only_large: bool, as_json: bool) -> None:
     """Measure drift at speed, beside river and Evidently.
 
@@ -140,10 +137,8 @@ def drift(rows: int, large: int, columns: int, repeat: int, only_large: bool, as
 
 
 @command.command()
-@click.option(
-    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often everything is measured."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+@_repeat
+@_json
 def estimates(repeat: int, as_json: bool) -> None:
     """Measure how well the AUC is told before labels, beside NannyML.
 
@@ -174,7 +169,7 @@ def estimates(repeat: int, as_json: bool) -> None:
 @click.option(
     "--planted", type=click.IntRange(min=2), default=40, show_default=True, help="Streams with each drift, twice."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object, last.")
+@_json
 def alarms(streams: int, planted: int, as_json: bool) -> None:
     """Measure how often monitors cry wolf, and what they find at the same rate as others.
 

@@ -96,6 +96,47 @@ def compare(
 
 
 @command.command()
+@click.argument("reference")
+@click.argument("current")
+@click.option("--model", default="delay", show_default=True, help="Whose traffic.")
+@click.option("--seed", default=0, show_default=True, help="Of the windows that chances come from.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def spans(reference: str, current: str, model: str, seed: int, as_json: bool) -> None:
+    """Compare two spans of a model's traffic, from the sketches that are archived.
+
+    CURRENT is FROM..TO (such as 2013-08-12..2013-08-19) or last:DURATION; REFERENCE is one of
+
+    \b
+    training             what the model that answers was trained on
+    FROM..TO             a fixed window, UTC, to the hour
+    trailing:DURATION    so long before CURRENT
+    earlier:DURATION     the same hours so long ago
+
+    \b
+    headwater drift spans trailing:35d last:7d
+    headwater drift spans earlier:7d 2013-08-12T18:00..2013-08-12T21:00
+
+    The chance is that of as much where nothing differs, by windows drawn from the days of the reference: for spans of
+    whole days, of references at least twice as long. The reference of a training knows it for weeks.
+    """
+    from compose.past import open_archive
+    from compose.spans import compare_spans, current_span, reference_span
+
+    home, running = running_platform()
+    console = Console(stderr=as_json)
+    with open_archive(home, running.endpoints.clickhouse, model) as (stored, load), console.status("Reading"):
+        now = current_span(current, stored)
+        before = reference_span(reference, now)
+        found = compare_spans(stored, load, before, now, seed)
+    if as_json:
+        click.echo(json.dumps(finite(found.as_dict())))
+        return
+    console.print(f"{now} beside {before or 'what the model was trained on'}.")
+    for each in tables(found):
+        console.print(each)
+
+
+@command.command()
 @click.option("--kafka", envvar="HEADWATER_KAFKA", help="host:port; default: the local platform's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a model, a line each, for programs.")
 def budget(kafka: str | None, as_json: bool) -> None:

@@ -1,19 +1,27 @@
 """Four months of a model's traffic with planted faults, and an archive that holds them as the archiver would."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import psutil
 import pyarrow as pa
+from click.testing import CliRunner, Result
 from clickhouse_connect.driver.client import Client
+from own_services import own_clickhouse
 
+from compose.cli import headwater
+from compose.local.home import Home
+from compose.local.platform import Endpoints, Running
 from compose.services import REPO
-from features.compiler.inputs import Inputs
+from features.compiler.inputs import Inputs, write_inputs
 from features.compiler.repo import load_repo
 from features.compiler.service import model_inputs, plain_inputs, prediction_topic
 from jobs.archiving import prepare_tables
@@ -184,3 +192,33 @@ def leave_references(models: Path, found: dict[str, Reference]) -> None:
         folder.mkdir(parents=True)
         (folder / "reference.avro").write_bytes(each.to_bytes())
         (folder / "model.json").write_text(json.dumps({"segments": each.segmentation.plain()}))
+
+
+@dataclass
+class Kept:
+    """A platform that was left running: what of it the command reads."""
+
+    home: Home
+    clickhouse: str
+    rows: pd.DataFrame
+    references: dict[str, Reference]
+    sketches: int
+
+    def run(self, *arguments: str) -> Result:
+        """What `headwater` says."""
+        return CliRunner().invoke(headwater, [*arguments], env={"HEADWATER_HOME": str(self.home.root)})
+
+
+@contextmanager
+def kept_platform(home: Home) -> Iterator[Kept]:
+    """The four months, with their references and an archive of their own."""
+    rows = traffic()
+    known = references(rows)
+    leave_references(home.path("models"), known)
+    cuts = {version: each.segmentation for version, each in known.items()}
+    write_inputs(home.path("inputs.json"), {"delay": INPUTS})
+    with own_clickhouse(home.path("archive")) as (url, client):
+        endpoints = Endpoints("", "", url, "")
+        began = psutil.Process().create_time()
+        home.platform_file.write_text(json.dumps(asdict(Running("", "up", os.getpid(), began, endpoints, {}))))
+        yield Kept(home, url, rows, known, Archive(client).fill(rows, cuts))

@@ -1,73 +1,47 @@
 """``headwater alerts replay`` on four months of planted drift in a real archive."""
 
 import json
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import stored_months as months
 from click.testing import CliRunner, Result
-from own_services import own_clickhouse
 from stored_months import at
 
 from compose.cli import headwater
 from compose.local.home import Home
-from compose.local.platform import Endpoints, Running
 from compose.past import open_archive, read_past
-from features.compiler.inputs import write_inputs
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.incidents import Alert
-from monitors.reference import Reference
 from monitors.segments import SPAN_MS
 from monitors.thresholds import DAY_MS, HOUR_MS
 
 FOREVER_MS = at(1000)
 
 
-@dataclass
-class Kept:
-    """A platform that was left running: what of it the command reads."""
-
-    home: Home
-    clickhouse: str
-    rows: pd.DataFrame
-    references: dict[str, Reference]
-    sketches: int
-
-    @cached_property
-    def stock(self) -> dict:
-        """What the policy of the flights would have done."""
-        return self.told()
-
-    def replay(self, *options: str) -> Result:
-        environ = {"HEADWATER_HOME": str(self.home.root)}
-        return CliRunner().invoke(headwater, ["alerts", "replay", *options], env=environ)
-
-    def told(self, *options: str) -> dict:
-        done = self.replay("--json", *options)
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[months.Kept]:
+    with months.kept_platform(Home(tmp_path_factory.mktemp("kept"))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    home = Home(tmp_path_factory.mktemp("kept"))
-    rows = months.traffic()
-    references = months.references(rows)
-    months.leave_references(home.path("models"), references)
-    cuts = {version: each.segmentation for version, each in references.items()}
-    write_inputs(home.path("inputs.json"), {"delay": months.INPUTS})
-    with own_clickhouse(home.path("archive")) as (url, client):
-        endpoints = Endpoints("", "", url, "")
-        began = psutil.Process().create_time()
-        home.platform_file.write_text(json.dumps(asdict(Running("", "up", os.getpid(), began, endpoints, {}))))
-        yield Kept(home, url, rows, references, months.Archive(client).fill(rows, cuts))
+def stock(kept: months.Kept) -> dict:
+    """What the policy of the flights would have done."""
+    return told(kept)
+
+
+def replay(kept: months.Kept, *options: str) -> Result:
+    return kept.run("alerts", "replay", *options)
+
+
+def told(kept: months.Kept, *options: str) -> dict:
+    done = replay(kept, "--json", *options)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
 
 
 def policy(folder: Path, retrain: str, more: str = "") -> str:
@@ -80,7 +54,7 @@ def day_of(text: str) -> float:
     return (pd.Timestamp(text).value // 1_000_000 - months.START_MS) / DAY_MS
 
 
-def test_alerts_are_those_of_a_monitor_that_hears_an_hour_at_a_time(kept: Kept) -> None:
+def test_alerts_are_those_of_a_monitor_that_hears_an_hour_at_a_time(kept: months.Kept) -> None:
     with open_archive(kept.home, kept.clickhouse, "delay") as (stored, references):
         past = read_past(stored, "delay", references, MonitorSettings(), FOREVER_MS)
     assert (past.sketches, past.labelled) == (kept.sketches, (kept.rows["label_at"] < FOREVER_MS).sum())
@@ -88,7 +62,7 @@ def test_alerts_are_those_of_a_monitor_that_hears_an_hour_at_a_time(kept: Kept) 
     assert past.alerts == hour_by_hour(kept)
 
 
-def hour_by_hour(kept: Kept) -> list[Alert]:
+def hour_by_hour(kept: months.Kept) -> list[Alert]:
     monitor, found = ModelMonitor("delay", kept.references.get), []
     takes = [monitor.add_sketches, monitor.add_losses, monitor.add_segments, monitor.add_segment_losses]
     whole = {}
@@ -107,8 +81,8 @@ def hour_by_hour(kept: Kept) -> list[Alert]:
     return found
 
 
-def test_the_policy_that_was_in_force_does_what_was_done(kept: Kept) -> None:
-    found = kept.stock
+def test_the_policy_that_was_in_force_does_what_was_done(stock: dict, kept: months.Kept) -> None:
+    found = stock
     assert (found["model"], found["sketches"], found["labelled"]) == ("delay", kept.sketches, len(kept.rows))
     assert {round(day_of(each["at"])): each["monitor"] for each in found["retrains"]} == {
         day: monitor for day, monitor in months.ASKED.items() if monitor != "bootstrap"
@@ -116,19 +90,19 @@ def test_the_policy_that_was_in_force_does_what_was_done(kept: Kept) -> None:
     assert found["policies"]["policy"] == found["policies"]["was"]
 
 
-def test_it_retrains_for_nothing_once_and_is_late_once(kept: Kept) -> None:
+def test_it_retrains_for_nothing_once_and_is_late_once(stock: dict) -> None:
     """Amounts rise and nothing is the worse for it; while the model cools down from that, labels cease to fit."""
-    (decline,) = kept.stock["declines"]
+    (decline,) = stock["declines"]
     assert [day_of(decline[end]) for end in ("from", "to")] == list(months.ODD)
     assert (decline["sure"], decline["ended_by"]) == (True, "2")
-    assert [each["false"] for each in kept.stock["retrains"]] == [True, False]
-    mine = kept.stock["policies"]["policy"]
+    assert [each["false"] for each in stock["retrains"]] == [True, False]
+    mine = stock["policies"]["policy"]
     assert (mine["retrains"], mine["false"], mine["missed"]) == (2, 1, 0)
     assert mine["delay_days"] == 92 - months.ODD[0]
 
 
-def test_beside_it_stand_those_who_ask_nobody(kept: Kept) -> None:
-    found = kept.stock["policies"]
+def test_beside_it_stand_those_who_ask_nobody(stock: dict) -> None:
+    found = stock["policies"]
     assert list(found) == ["policy", "was", "always", "never", "monthly"]
     assert {name: found["never"][name] for name in ("retrains", "false", "missed", "delay_days")} == {
         "retrains": 0, "false": 0, "missed": 1, "delay_days": None,
@@ -139,50 +113,50 @@ def test_beside_it_stand_those_who_ask_nobody(kept: Kept) -> None:
     assert [found[each]["delay_days"] for each in ("always", "monthly")] == [2, 7]
     harm = {name: each["harm_nats"] for name, each in found.items()}
     assert 0 < harm["always"] < harm["monthly"] < harm["never"]
-    assert harm["never"] == kept.stock["declines"][0]["harm_nats"]
+    assert harm["never"] == stock["declines"][0]["harm_nats"]
 
 
-def test_a_policy_that_hears_only_labels_is_never_wrong_and_early(kept: Kept, tmp_path: Path) -> None:
-    found = kept.told("--policy", policy(tmp_path, "performance, sequential"))
+def test_a_policy_that_hears_only_labels_is_never_wrong_and_early(kept: months.Kept, tmp_path: Path) -> None:
+    found = told(kept, "--policy", policy(tmp_path, "performance, sequential"))
     mine = found["policies"]["policy"]
     assert (mine["retrains"], mine["false"], mine["missed"]) == (1, 0, 0)
     assert mine["delay_days"] <= 2
     assert mine["harm_nats"] < found["policies"]["always"]["harm_nats"]
 
 
-def test_a_policy_that_never_retrains_misses_it(kept: Kept, tmp_path: Path) -> None:
-    found = kept.told("--policy", policy(tmp_path, ""))["policies"]
+def test_a_policy_that_never_retrains_misses_it(kept: months.Kept, tmp_path: Path) -> None:
+    found = told(kept, "--policy", policy(tmp_path, ""))["policies"]
     assert found["policy"] == found["never"]
     assert found["never"]["missed"] == 1
 
 
-def test_with_a_margin_that_nothing_exceeds_nothing_declines(kept: Kept, tmp_path: Path) -> None:
-    found = kept.told("--policy", policy(tmp_path, "performance", "margin: 9\n"))
+def test_with_a_margin_that_nothing_exceeds_nothing_declines(kept: months.Kept, tmp_path: Path) -> None:
+    found = told(kept, "--policy", policy(tmp_path, "performance", "margin: 9\n"))
     assert found["declines"] == []
     assert all(each["harm_nats"] == each["missed"] == 0 for each in found["policies"].values())
 
 
-def test_alerts_come_of_the_budget_that_is_asked_for(kept: Kept, tmp_path: Path) -> None:
+def test_alerts_come_of_the_budget_that_is_asked_for(kept: months.Kept, tmp_path: Path) -> None:
     labels = policy(tmp_path, "performance")
     usual, strict = (
-        kept.told("--policy", labels, "--false-retrains", each)["policies"]["policy"] for each in ("0.25", "0.000001")
+        told(kept, "--policy", labels, "--false-retrains", each)["policies"]["policy"] for each in ("0.25", "0.000001")
     )
     assert usual["delay_days"] < strict["delay_days"]
     assert usual["harm_nats"] < strict["harm_nats"]
 
 
-def test_a_span_counts_what_is_in_it(kept: Kept) -> None:
-    found = kept.told("--from", f"{pd.Timestamp(at(75), unit='ms'):%Y-%m-%d}")
+def test_a_span_counts_what_is_in_it(kept: months.Kept) -> None:
+    found = told(kept, "--from", f"{pd.Timestamp(at(75), unit='ms'):%Y-%m-%d}")
     assert [each["monitor"] for each in found["retrains"]] == ["performance"]
     assert found["policies"]["policy"]["false"] == 0
-    found = kept.told("--to", f"{pd.Timestamp(at(80), unit='ms'):%Y-%m-%d}")
+    found = told(kept, "--to", f"{pd.Timestamp(at(80), unit='ms'):%Y-%m-%d}")
     assert [each["monitor"] for each in found["retrains"]] == ["features"]
     assert found["declines"] == []
     assert found["labelled"] < 80 * 24 * months.HOURLY
 
 
-def test_people_are_told_in_a_pipe_as_well(kept: Kept) -> None:
-    done = kept.replay()
+def test_people_are_told_in_a_pipe_as_well(kept: months.Kept) -> None:
+    done = replay(kept)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     mine = next(line.split() for line in lines if line.startswith("this policy"))
@@ -202,17 +176,17 @@ def test_people_are_told_in_a_pipe_as_well(kept: Kept) -> None:
         (["--to", f"{pd.Timestamp(at(20), unit='ms'):%Y-%m-%d}"], "only the prior has answered by then"),
     ],
 )
-def test_what_cannot_be_is_said(kept: Kept, options: list[str], message: str) -> None:
-    done = kept.replay(*options)
+def test_what_cannot_be_is_said(kept: months.Kept, options: list[str], message: str) -> None:
+    done = replay(kept, *options)
     assert done.exit_code == 1
     assert message in done.output
 
 
-def test_a_reference_that_is_gone_is_named(kept: Kept) -> None:
+def test_a_reference_that_is_gone_is_named(kept: months.Kept) -> None:
     file = kept.home.path("models", "delay", "1", "reference.avro")
     file.rename(file.with_name("away"))
     try:
-        done = kept.replay()
+        done = replay(kept)
     finally:
         file.with_name("away").rename(file)
     assert done.exit_code == 1
