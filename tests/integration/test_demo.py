@@ -189,9 +189,10 @@ def watched_while_wrong(demo: Demo) -> list[dict[str, Any]]:
     running = demo.running()
     assert running is not None
     found = [watched(demo, "--last", "1d")]
-    change_ten(running.endpoints.clickhouse, "now64()", "+ 1")
+    settled = "(SELECT max(event_time) - INTERVAL 2 MINUTE FROM headwater.predictions_delay)"
+    change_ten(running.endpoints.clickhouse, settled, "+ 1")
     found += [watched(demo, "--last", "1d"), watched(demo, "--last", "1d")]
-    change_ten(running.endpoints.clickhouse, "now64()", "- 1")
+    change_ten(running.endpoints.clickhouse, settled, "- 1")
     return [*found, watched(demo, "--last", "1d")]
 
 
