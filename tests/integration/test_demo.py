@@ -278,12 +278,9 @@ def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--mode", "latest", "--keep", flights=6000)
+    demo = Demo(tmp_path, "--mode", "latest", flights=6000)
     try:
-        demo.until(lambda: demo.last_line().startswith("{"), "the summary")
-        summary = dict(json.loads(demo.last_line()))
-        span = ("--mode", "latest", "--last", "10d", "--stale")
-        behind, patient = watched(demo, *span, "5min"), watched(demo, *span, "365d")
+        summary = demo.summary()
     finally:
         demo.end()
     assert (summary["unaccounted"], summary["duplicates"]) == (0, 0), summary["hops"]
@@ -291,10 +288,3 @@ def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
     parity = summary["verification"]
     assert parity["mismatches"] == 0, parity["examples"]
     assert set(parity["age_seconds"]) >= {"origin", "carrier", "tail", "weather"}  # rows were found
-    # In a replay a second of delay is a day, so that rows are behind; to the very patient they are not.
-    assert behind["stale"]["origin"] > 0.5 * behind["requests"]
-    (alert,) = behind["alerts"]
-    assert (alert["status"], alert["cause"], alert["segment"]) == ("opened", "us", "online store")
-    assert "origin" in {each["column"] for each in alert["evidence"]}
-    assert (behind["code"], behind["mismatches"], set(patient["stale"].values())) == (1, 0, {0})
-    assert [(each["status"], each["incident_id"]) for each in patient["alerts"]] == [("resolved", alert["incident_id"])]
