@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 import pytest
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from compose.local import watchdog
 from compose.local.home import Home
@@ -277,10 +279,22 @@ def test_kills_change_nothing(peace: dict[str, Any], tmp_path: Path) -> None:
     assert watchdog.members(demo.token) == []
 
 
-def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--mode", "latest", flights=6000)
+def test_latest_mode_logs_what_it_read_from_the_store_and_is_told_when_that_is_behind(tmp_path: Path) -> None:
+    """In a replay the store is ahead of requests; here its pusher stands still after its first rows."""
+    demo = Demo(tmp_path, "--mode", "latest", "--keep", "--rate", "500", flights=6000)
     try:
-        summary = demo.summary()
+        demo.until(lambda: sum(demo.position()["sent"].values()) > 0, "traffic")
+        running = demo.running()
+        assert running is not None
+        client, pusher = client_of(running.endpoints.clickhouse), int(running.services["pusher"]["pid"])
+        demo.until(lambda: answers(client, "origin__event_time IS NOT NULL") > 500, "answers from the store")
+        os.kill(pusher, signal.SIGSTOP)
+        demo.until(lambda: answers(client) == 6000, "every answer")
+        os.kill(pusher, signal.SIGCONT)
+        demo.until(lambda: demo.last_line().startswith("{"), "the summary")
+        summary = dict(json.loads(demo.last_line()))
+        span = ("--mode", "latest", "--last", "10d", "--stale")
+        behind, patient = watched(demo, *span, "5min"), watched(demo, *span, "365d")
     finally:
         demo.end()
     assert (summary["unaccounted"], summary["duplicates"]) == (0, 0), summary["hops"]
@@ -288,3 +302,17 @@ def test_latest_mode_logs_what_it_read_from_the_store(tmp_path: Path) -> None:
     parity = summary["verification"]
     assert parity["mismatches"] == 0, parity["examples"]
     assert set(parity["age_seconds"]) >= {"origin", "carrier", "tail", "weather"}  # rows were found
+    assert behind["stale"]["origin"] > 500
+    (alert,) = behind["alerts"]
+    assert (alert["status"], alert["cause"], alert["segment"]) == ("opened", "us", "online store")
+    assert "origin" in {each["column"] for each in alert["evidence"]}
+    assert (behind["code"], behind["mismatches"], set(patient["stale"].values())) == (1, 0, {0})
+    assert [(each["status"], each["incident_id"]) for each in patient["alerts"]] == [("resolved", alert["incident_id"])]
+
+
+def answers(client: Client, only: str = "1") -> int:
+    """That are archived."""
+    try:
+        return int(client.query(f"SELECT count() FROM headwater.predictions_delay WHERE {only}").result_rows[0][0])
+    except DatabaseError:  # no table yet
+        return 0
