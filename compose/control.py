@@ -14,6 +14,7 @@ from confluent_kafka import Message
 
 from jobs.reading import TopicReader
 from jobs.retraining.loop import standing
+from monitors.policy import Quarantine
 from schemas.codec import Codec, DecodeError
 from schemas.topics import TOPICS
 
@@ -116,8 +117,8 @@ class Incident:
     alerts : int
         Times it was opened or updated.
     start_ms, end_ms : int
-        First window's start, and the end of the window that resolved it or was told of last. A data incident keeps this
-        span, widened as the policy has it, out of training sets.
+        First window's start, and the end of the window that resolved it or was told of last. A fault of data or ours
+        keeps this span, widened as the policy has it, out of training sets.
     opened_ms : int
         Event time of the first record about it.
     resolved : bool
@@ -155,6 +156,11 @@ class Incident:
     submission_ids: tuple[str, ...] = ()
     decision: dict[str, Any] | None = field(default=None, hash=False)
     promoted_version: str | None = None
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether its span is kept out of training sets, unless the policy has it otherwise."""
+        return self.cause in Quarantine.causes
 
 
 def fold(records: Mapping[str, list[dict[str, Any]]]) -> list[Incident]:

@@ -223,11 +223,11 @@ def _scorer(version: str, uri: str) -> Callable[[pd.DataFrame], Any]:
 
 
 def spans(incidents: Sequence[Incident]) -> list[dict[str, Any]]:
-    """Spans of event time in which the data was at fault, which are kept out of training sets."""
+    """Spans of event time in which the data or we were at fault, which are kept out of training sets."""
     return [
         {"start_ms": each.start_ms, "end_ms": each.end_ms, "incident_id": each.incident_id, "open": not each.resolved}
         for each in incidents
-        if each.cause == "data"
+        if each.quarantined
     ]
 
 

@@ -200,7 +200,7 @@ def _outcome(incident: Incident) -> str:
     if decision is None:
         if incident.submission:
             return f"training run {incident.submission}"
-        if incident.cause == "data":
+        if incident.quarantined:
             return f"{_day(incident.start_ms)} to {_day(incident.end_ms)} kept out of training sets; no retraining"
         return "no retraining"
     won, lost = decision["challenger_log_loss"], decision["champion_log_loss"]

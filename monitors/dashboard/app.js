@@ -133,7 +133,7 @@ function drawPerformance() {
     h("li", {}, key(s("path", { class: "frozen", d: "M0,6h22" })), frozen),
     told.estimates.length > 0 && h("li", {}, key(s("rect", { class: "band", width: 22, height: 12 }), s("path", { class: "expected", d: "M0,6h22" })), "live, expected of the week before any label"),
     h("li", {}, key(s("path", { class: "flag", d: "M4,0h14v12h-14z" })), "a new model takes over"),
-    told.quarantines.length > 0 && h("li", {}, key(hatching("hatch-key"), s("rect", { fill: "url(#hatch-key)", width: 22, height: 12 })), "faulty data, kept out of training")));
+    told.quarantines.length > 0 && h("li", {}, key(hatching("hatch-key"), s("rect", { fill: "url(#hatch-key)", width: 22, height: 12 })), "faulty, kept out of training")));
   const of = told.overall?.count ? `${number(told.overall.count)} labelled requests rescored.` : "Frozen is rescored in the background, week by week.";
   $("performance-lead").textContent = `Each point is a ${bucket === 7 ? "week" : "day"} of requests whose flights have landed. ${of}`;
   $("performance-table").hidden = false;
@@ -235,7 +235,7 @@ function verdictText(each) {
   }
   if (what === "training") return "A challenger is being trained; the replay waits for it";
   if (what === "failed") return `The training run ${each.submission}`;
-  if (each.cause === "data") return `No retraining: ${date(each.start_ms)} to ${date(each.end_ms)} is kept out of training sets`;
+  if (each.cause !== "world" && each.kind === "alert") return `No retraining: ${date(each.start_ms)} to ${date(each.end_ms)} is kept out of training sets`;
   return "No retraining";
 }
 

@@ -163,9 +163,10 @@ def test_spans_are_those_of_faulty_data() -> None:
         }  # fmt: skip
 
     told = [alert("a", "data", 1), alert("a", "data", 3), alert("b", "world", 2), alert("c", "data", 1),
-            alert("c", "data", 5, "resolved")]  # fmt: skip
+            alert("c", "data", 5, "resolved"), alert("d", "us", 2)]  # fmt: skip
     found = spans(fold({"drift.alerts": told}))
     assert [(each["incident_id"], each["end_ms"] - each["start_ms"], each["open"]) for each in found] == [
         ("a", 3 * 86_400_000, True),
         ("c", 5 * 86_400_000, False),
+        ("d", 2 * 86_400_000, True),
     ]
