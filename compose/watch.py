@@ -1,9 +1,13 @@
 """One look at ourselves: what the newest requests were given, computed again, and the alerts that it leads to."""
 
+from contextlib import closing
+
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from confluent_kafka import KafkaException
 
 from compose.local.home import PlatformError
 from compose.local.platform import Endpoints
+from compose.past import NO_TABLE
 from features.compiler.repo import Repo
 from features.compiler.service import model_inputs
 from jobs.kafka import BrokerError, TopicLog, Writer
@@ -49,25 +53,26 @@ def look(
     PlatformError
         Where there is nothing to look at, or Kafka or ClickHouse does not answer.
     """
-    model, client = model_inputs(repo, service).model, client_of(at.clickhouse)
+    model = model_inputs(repo, service).model
+    nothing = f"Nothing has been asked of {model} yet."
     try:
-        newest = newest_ms(client, model)
-        if newest is None:
-            raise PlatformError(f"Nothing has been asked of {model} yet.")
-        end_ms = newest - SETTLED_MS
-        found = verify(client, at.kafka, repo, mode, end_ms - last_ms, end_ms, service, stale_ms)
-        log = TopicLog(at.kafka, ["drift.alerts"])
-        try:
+        with closing(client_of(at.clickhouse)) as client:
+            newest = newest_ms(client, model)
+            if newest is None:
+                raise PlatformError(nothing)
+            end_ms = newest - SETTLED_MS
+            found = verify(client, at.kafka, repo, mode, end_ms - last_ms, end_ms, service, stale_ms)
+        with closing(TopicLog(at.kafka, ["drift.alerts"])) as log:
             told = [record for _, record in log.to_end()]
-        finally:
-            log.close()
         given = alerts(model, f"parity-{threshold:g}", found, told, threshold)
         if given:
             Writer(at.kafka, f"headwater-parity-{model}").publish(publications(given))
         return found, given
     except NothingToCompareError as exc:
         raise PlatformError(f"No request of the newest {last_ms / 60_000:,.0f} minutes has settled: {exc}.") from exc
-    except (BrokerError, ClickHouseError) as exc:
+    except ClickHouseError as exc:
+        raise PlatformError(nothing if NO_TABLE in str(exc) else f"{at.clickhouse} does not answer: {exc}") from exc
+    except (BrokerError, KafkaException) as exc:
+        raise PlatformError(f"{at.kafka} does not answer: {exc}.") from exc
+    except ValueError as exc:  # of a view whose history cannot be read
         raise PlatformError(f"{exc}.") from exc
-    finally:
-        client.close()

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from compose.commands.target import running_platform
+from compose.local.home import PlatformError
 
 if TYPE_CHECKING:
     from jobs.parity import Verification
@@ -68,27 +69,33 @@ def command(
     Subscribers of drift.alerts are told when it begins and when it is over, with the cause `us`. Nothing retrains
     for it, and its span is kept out of training sets.
 
-    Exits with status 1 where something is wrong; with --every it goes on.
+    Exits with status 1 where something is wrong; with --every it goes on, also while a platform is away.
     """
     from compose.services import REPO
     from compose.watch import look
     from features.compiler.repo import load_repo
 
     console = Console(stderr=as_json)
-    _, running = running_platform()
     definitions = load_repo(repo or REPO)
     while True:
-        with console.status("Looking"):
-            found, given = look(running.endpoints, definitions, service, mode, last_ms, stale_ms, threshold)
-        wrong = found.parity.mismatches > threshold * max(found.parity.compared, 1)
-        behind = any(count > threshold * found.requests for count in found.stale.values())
-        if as_json:
-            told = [each.record() for each in given]
-            click.echo(json.dumps({**found.as_dict(), "alerts": told}, default=str))
+        try:
+            with console.status("Looking"):
+                at = running_platform()[1].endpoints
+                found, given = look(at, definitions, service, mode, last_ms, stale_ms, threshold)
+        except PlatformError as exc:
+            if every_ms is None:
+                raise
+            console.print(f"{exc} The next look is in {every_ms / 1000:,.0f} s.", markup=False)
         else:
-            _show(console, found, given)
-        if every_ms is None:
-            sys.exit(1 if wrong or behind else 0)
+            if as_json:
+                told = [each.record() for each in given]
+                click.echo(json.dumps({**found.as_dict(), "alerts": told}, default=str))
+            else:
+                _show(console, found, given)
+            if every_ms is None:
+                wrong = found.parity.mismatches > threshold * max(found.parity.compared, 1)
+                behind = any(count > threshold * found.requests for count in found.stale.values())
+                sys.exit(1 if wrong or behind else 0)
         time.sleep(every_ms / 1000)
 
 
