@@ -85,7 +85,7 @@ def command(
         except PlatformError as exc:
             if every_ms is None:
                 raise
-            console.print(f"{exc} The next look is in {every_ms / 1000:,.0f} s.", markup=False)
+            console.print(f"{exc} The next look is in {every_ms / 1000:,.0f} s.", markup=False, soft_wrap=True)
         else:
             if as_json:
                 told = [each.record() for each in given]
