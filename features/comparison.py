@@ -73,6 +73,10 @@ class Parity:
     by_feature: dict[str, Checked] = field(default_factory=dict)
     examples: tuple[dict[str, Any], ...] = ()
 
+    def exceeds(self, share: float) -> bool:
+        """Whether more than a share of what was compared is wrong."""
+        return self.mismatches > share * max(self.compared, 1)
+
 
 def compare(
     definition: Definition,

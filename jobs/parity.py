@@ -52,6 +52,10 @@ class Verification:
     start_ms: int
     end_ms: int
 
+    def behind(self, share: float) -> dict[str, int]:
+        """Of `stale`, the views of which more than a share of requests were given such rows."""
+        return {view: count for view, count in self.stale.items() if count > share * self.requests}
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         told = {name: value for name, value in vars(self).items() if name != "parity"}

@@ -54,7 +54,7 @@ def publications(given: Iterable[Alert]) -> list[Publish]:
 def _differences(found: Verification, threshold: float) -> Finding:
     parity = found.parity
     wrong = {name: each for name, each in parity.by_feature.items() if each.mismatches}
-    if parity.mismatches <= threshold * max(parity.compared, 1):
+    if not parity.exceeds(threshold):
         return Finding(False)
     evidence = tuple(
         Evidence(name, "mismatches", each.mismatches / each.compared, threshold, each.mismatches / parity.mismatches)
@@ -70,7 +70,7 @@ def _differences(found: Verification, threshold: float) -> Finding:
 
 
 def _behind(found: Verification, threshold: float) -> Finding:
-    late = {view: count for view, count in found.stale.items() if count > threshold * found.requests}
+    late = found.behind(threshold)
     if not late:
         return Finding(False)
     evidence = tuple(

@@ -8,7 +8,7 @@ import numpy as np
 
 from monitors.buckets import Floats, Ints
 from monitors.incidents import Evidence, Finding
-from monitors.profiles import Activity, count_outside
+from monitors.profiles import Activity, count_outside, rows_where
 from monitors.reference import Reference
 from monitors.sketches import Sketches
 from monitors.statistics import distance
@@ -191,9 +191,7 @@ def _unseen(window: Sketches, reference: Reference) -> Ints:
     known = np.isin(
         column * size + code[np.where(text, codes, 0)], merged.cells % len(merged.names) * size + merged.codes
     )
-    hit = text & ~known
-    counted = np.bincount(window.cells[hit], window.counts[hit], len(window.tiles) * width)
-    return counted.astype(np.int64).reshape(-1, width)
+    return rows_where(window, text & ~known)
 
 
 def _convict(

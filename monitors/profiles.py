@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from monitors.buckets import Floats, Ints, bucket_values
 from monitors.sketches import Sketches
 from monitors.statistics import quantiles
 
-__all__ = ["WINDOW_HOURS", "Activity", "Profile", "ProfileSettings", "build_profile", "count_outside"]
+__all__ = ["WINDOW_HOURS", "Activity", "Profile", "ProfileSettings", "build_profile", "count_outside", "rows_where"]
 
 HOUR_MS: Final = 3_600_000
 WINDOW_HOURS: Final = 3
@@ -159,8 +160,13 @@ def count_outside(hours: Sketches, low: Floats, high: Floats) -> Ints:
     kinds = np.array([("numeric", "score", "categorical").index(kind) for kind in hours.kinds])[column]
     values = np.where(kinds == 1, bucket_values(hours.codes, "score"), bucket_values(hours.codes, "numeric"))
     outside = (kinds < 2) & ((values < low[column]) | (values > high[column]))
-    counted = np.bincount(hours.cells[outside], hours.counts[outside], len(hours.tiles) * width)
-    return counted.astype(np.int64).reshape(-1, width)
+    return rows_where(hours, outside)
+
+
+def rows_where(hours: Sketches, hit: npt.NDArray[np.bool_]) -> Ints:
+    """Rows of each tile and column in the buckets that are hit, shape (T, C)."""
+    counted = np.bincount(hours.cells[hit], hours.counts[hit], hours.nulls.size)
+    return counted.astype(np.int64).reshape(hours.nulls.shape)
 
 
 def _every_hour(counts: Ints, at: Ints, hours: int) -> Ints:

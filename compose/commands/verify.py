@@ -69,7 +69,7 @@ def command(
         click.echo(json.dumps(found.as_dict(), default=str))
     else:
         _show(console, found)
-    sys.exit(1 if found.parity.mismatches > threshold * max(found.parity.compared, 1) else 0)
+    sys.exit(1 if found.parity.exceeds(threshold) else 0)
 
 
 def _compared(

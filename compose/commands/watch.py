@@ -93,9 +93,7 @@ def command(
             else:
                 _show(console, found, given)
             if every_ms is None:
-                wrong = found.parity.mismatches > threshold * max(found.parity.compared, 1)
-                behind = any(count > threshold * found.requests for count in found.stale.values())
-                sys.exit(1 if wrong or behind else 0)
+                sys.exit(1 if found.parity.exceeds(threshold) or found.behind(threshold) else 0)
         time.sleep(every_ms / 1000)
 
 
