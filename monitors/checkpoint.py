@@ -12,7 +12,7 @@ from monitors.sketches import Sketches
 
 __all__ = ["LAYOUT", "TABLES", "CheckpointError", "State", "decode", "encode"]
 
-LAYOUT: Final = 4
+LAYOUT: Final = 5
 TABLES: Final = ("hours", "days", "losses", "segments", "segment_losses")
 """What is kept of each version."""
 _TABLE: Final[list[dict[str, Any]]] = [

@@ -16,7 +16,7 @@ sequential   day        every hour since the version    a rise of the loss, by r
 Features and performance judge every segment that the reference knows as well, see :mod:`monitors.segments`.
 
 With the days' windows come two that judge nothing: ``estimate`` tells how well the model is likely to do, ``budget``
-how many false alarms the looks of features and performance were worth in the last 30 days.
+how many false alarms the looks of all but `data` were worth in the last 30 days.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ __all__ = ["MONITORS", "ModelMonitor", "MonitorSettings"]
 
 MONITORS: Final = ("data", "features", "performance", "sequential")
 _WINDOW_DAYS: Final = 7
-_SPENDING: Final = ("features", "performance")
+_SPENDING: Final = ("features", "performance", "sequential")
 _END_OF_STREAM_MS: Final = 2**62  # a bounded stream ends with a watermark of 2**63 - 1
 
 
@@ -63,11 +63,9 @@ class MonitorSettings:
     segment_rows_min : int
         Of a segment's. Its thresholds are drawn from windows as small as its own.
     false_retrains_a_month : float
-        The budget of a model: alarms of features and performance to expect in 30 days while nothing changes.
+        The budget of a model: alarms of all monitors but `data` to expect in 30 days while nothing changes.
     sequential : tuple of SequentialSpec
         Detectors of river, each on one series.
-    hour_labels_min : int
-        Fewest labels, or requests where it is scores, of an hour for those to hear it.
     patience : mapping of monitor to Patience
         Data incidents open at once, since a faulty feed harms every prediction, and close after six quiet hours.
     """
@@ -77,7 +75,6 @@ class MonitorSettings:
     segment_rows_min: int = 200
     false_retrains_a_month: float = 0.25
     sequential: tuple[SequentialSpec, ...] = (SequentialSpec("log_loss", "adwin"),)
-    hour_labels_min: int = 10
     patience: Mapping[str, Patience] = field(
         default_factory=lambda: {
             "data": Patience(resolve_after=6, epoch_ms=7 * DAY_MS),
@@ -234,7 +231,7 @@ class ModelMonitor:
 
     def _detectors(self, version: str | None) -> Sequential:
         reference = self._reference(version) if version is not None else None
-        return Sequential(self.settings.sequential, self.settings.hour_labels_min, reference)
+        return Sequential(self.settings.sequential, reference)
 
     def _switch(self, hour: int) -> list[Alert]:
         """Change to another version in its first hour. Incidents of the one before end, those of feeds do not."""
@@ -319,7 +316,9 @@ class ModelMonitor:
                     self.settings.segment_rows_min,
                 )
             elif reference is not None and monitor == "sequential":
-                results, findings[""] = self._sequential.judge(end, track.losses, reference)
+                results, findings[""] = self._sequential.judge(
+                    end, track.losses, reference, partial(self._spend, monitor, end)
+                )
             begun = end - DAY_MS if monitor in ("sequential", "data") else start
             windows.append(Window(self.model, version, monitor, begun, end, results))
             for segment, finding in findings.items():
@@ -376,7 +375,7 @@ class ModelMonitor:
 
     def to_bytes(self) -> bytes:
         """State for a checkpoint, see :mod:`monitors.checkpoint`. Equal states give equal bytes."""
-        detectors, scores = self._sequential.state()
+        detectors, heard = self._sequential.state()
         plain = {
             "version": self._version,
             "next_hour": self._next_hour,
@@ -384,7 +383,7 @@ class ModelMonitor:
             "labels": sorted(self._labels.items()),
             "book": self._book.state(),
             "budget": self._budget.state(),
-            "scores": scores,
+            "sequential": heard,
         }
         tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
         return checkpoint.encode(
@@ -409,7 +408,7 @@ class ModelMonitor:
         monitor._book.restore(plain["book"])
         monitor._budget.restore(plain["budget"])
         monitor._sequential = monitor._detectors(monitor._version)
-        monitor._sequential.restore(state.detectors, plain["scores"])
+        monitor._sequential.restore(state.detectors, plain["sequential"])
         monitor._waiting = Matcher(state.answers, state.labels)
         monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}
         return monitor

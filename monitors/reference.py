@@ -28,7 +28,7 @@ __all__ = [
     "scaled",
 ]
 
-VERSION: Final = 5
+VERSION: Final = 6
 Role = Literal["monitored", "context"]
 Scale = Literal["plain", "log", "odds"]
 _LEAST: Final = 1e-6
@@ -155,6 +155,9 @@ class Reference:
         Of each distance, for a window of `window_days`.
     losses : tuple of Null
         Of the mean of each loss column over a window of `window_days`.
+    series : mapping of str to Null
+        Of what one day of each of :data:`monitors.series.SERIES` is like, the mean of its hours; of those that the span
+        has enough of.
     window_days : int
     estimator : Estimator
         What the model's scores say of how well it does.
@@ -170,6 +173,7 @@ class Reference:
     profile: Profile
     nulls: Mapping[str, tuple[Null, ...]]
     losses: tuple[Null, ...]
+    series: Mapping[str, Null]
     window_days: int
     estimator: Estimator
     segmentation: Segmentation = field(default_factory=Segmentation)
@@ -204,6 +208,7 @@ class Reference:
             "columns": [{"name": n, **asdict(s), "nulls": _records(self.nulls.get(n, ()))}
                         for n, s in sorted(self.columns.items())],
             "losses": _records(self.losses),
+            "series": _records(tuple(self.series.values())),
             "chances": self.estimator.chances.astype("<f8").tobytes(),
             "wander": list(self.estimator.wander),
             "usual_labels": self.estimator.labels,
@@ -287,6 +292,7 @@ SCHEMA: Final[dict[str, Any]] = {
         {"name": "window_days", "type": "int"},
         {"name": "columns", "type": {"type": "array", "items": _COLUMN}},
         {"name": "losses", "type": {"type": "array", "items": "Null"}},
+        {"name": "series", "type": {"type": "array", "items": "Null"}},
         {"name": "chances", "type": "bytes", "doc": "Little-endian doubles."},
         {"name": "wander", "type": {"type": "array", "items": "double"}},
         {"name": "usual_labels", "type": "double"},
@@ -320,6 +326,7 @@ def _rebuild(record: Any) -> Reference:
         profile=Profile(**arrays),
         nulls={c["name"]: _nulls(c["nulls"]) for c in record["columns"]},
         losses=_nulls(record["losses"]),
+        series={each.statistic: each for each in _nulls(record["series"])},
         window_days=record["window_days"],
         estimator=Estimator(
             chances=np.frombuffer(record["chances"], "<f8"),

@@ -1,45 +1,40 @@
-"""The monitor `sequential`: detectors of river, each on one series of a model, told one value an hour.
+"""The monitor `sequential`: detectors of river, each on one of :mod:`monitors.series`, told one value an hour.
 
-=============  =====================================================  ============  ===================================
-series         every hour's                                           fires for     what is usual (DDM, EDDM)
-=============  =====================================================  ============  ===================================
-log_loss       mean log loss of the labels that arrived               a rise        center of its null
-surprise       mean log loss beyond what the scores lead to expect    a rise        center of its null
-error_rate     share of answers that were wrong                       a rise        the reference's own, by its labels
-bias           mean of label less probability                         any change    center of its null
-positive_rate  share of positives among the labels                    any change    what the reference's scores mean
-score          mean score of the requests                             any change    the reference's mean
-=============  =====================================================  ============  ===================================
+A detector proposes and the model's budget disposes. Detectors have parameters in place of a chance, and those of
+independent values: of days that resemble the ones before, ADWIN finds changes where nothing has changed. So once one
+has found a change, the days since it began to hear are cut where they differ most, and the chance of as much is known
+from what a day of the reference is like (Bonferroni over the places to cut; Student's t, as all thresholds). That holds
+whatever the detector, so that each has a week to be borne out, and costs what a look of the budget does.
 
 DDM and EDDM take nothing but 0 and 1. They hear whether an hour was above what is usual, which is a mean of the
-reference for every series: nulls are centered on means, and a reference keeps no medians of hours. Where hours are
-skewed fewer than half are above it; both detectors compare the share with its own past, so that does them no harm.
+reference for every series, since a reference keeps no medians of hours. Where hours are skewed fewer than half are
+above it; both detectors compare the share with its own past, so that does them no harm.
 
 HDDM's bounds hold in [0, 1]. Rates and scores lie there; a log loss is told as one less the likelihood that it stands
 for, ``1 - exp(-loss)``; bias and surprise as ``(1 + value) / 2``, a surprise of more than 1 as one of 1.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from scipy.special import stdtr
 
-from monitors.buckets import Floats
-from monitors.detectors import DETECTORS, DetectorStateError, Scale, SequentialDetector
-from monitors.estimates import MEASURES, Outcomes, expected, histogram
+from monitors.detectors import DETECTORS, DetectorStateError, SequentialDetector
 from monitors.incidents import Evidence, Finding
-from monitors.losses import LOSSES
-from monitors.reference import Reference
+from monitors.reference import Null, Reference
+from monitors.series import HOUR_ROWS_MIN, SCORES, SERIES, hourly, overall, score_column
 from monitors.sketches import Sketches
-from monitors.watchers import Result
+from monitors.watchers import Result, Spend
 
-__all__ = ["HOURLY", "SERIES", "Sequential", "SequentialSpec", "SpecError", "parse_specs"]
+__all__ = ["HOURLY", "Change", "Sequential", "SequentialSpec", "SpecError", "change", "parse_specs"]
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
-SCORES: Final = "score"
+BORNE_OUT_DAYS: Final = 7
+"""So long a change that a detector has found is looked at, since a day seldom says enough."""
 
 WEEK: Final = 7 * 24
 HOURLY: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -63,59 +58,6 @@ HOURLY: Final[Mapping[str, Mapping[str, Any]]] = {
 
 class SpecError(ValueError):
     """What is no series, no detector, or there twice. The message says what there is and what came."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """One value an hour.
-
-    Attributes
-    ----------
-    title : str
-        What alerts call it.
-    sides : int
-        1 where only a rise is worth an alert, 2 where a fall is too.
-    scale : {"share", "loss", "signed"}
-        Into [0, 1], see ``monitors.detectors.SCALES``.
-    usual : callable of Reference to float
-        NaN where the reference cannot tell.
-    """
-
-    title: str
-    sides: int
-    scale: Scale
-    usual: Callable[[Reference], float]
-
-
-def _center(name: str) -> Callable[[Reference], float]:
-    return lambda reference: next(null.center for null in reference.losses if null.statistic == name)
-
-
-def _usual_errors(reference: Reference) -> float:
-    return 1 - next(each.value for each in reference.estimator.usual if each.measure == "accuracy")
-
-
-def _usual_score(reference: Reference) -> float:
-    name = score_column(reference.merged)
-    column = reference.usual[name] if name else None
-    return column.total / column.count if column and column.count else math.nan
-
-
-def _usual_positives(reference: Reference) -> float:
-    name = score_column(reference.merged)
-    if name is None:
-        return math.nan
-    return float(_positives(expected(histogram(reference.usual[name]), reference.estimator.chances)))
-
-
-SERIES: Final[Mapping[str, Series]] = {
-    "log_loss": Series("log loss", 1, "loss", _center("log_loss")),
-    "surprise": Series("surprise", 1, "signed", _center("surprise")),
-    "error_rate": Series("error rate", 1, "share", _usual_errors),
-    "bias": Series("bias", 2, "signed", _center("bias")),
-    "positive_rate": Series("share of positives", 2, "share", _usual_positives),
-    SCORES: Series("mean score", 2, "share", _usual_score),
-}
 
 
 @dataclass(frozen=True)
@@ -192,6 +134,49 @@ def _refuse_twice(specs: Sequence[SequentialSpec]) -> None:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Days cut where those before and after differ most.
+
+    Attributes
+    ----------
+    before, since : float
+        Mean of the days on either side.
+    days : int
+        After the cut.
+    chance : float
+        Of days as far apart as these while nothing changes.
+    """
+
+    before: float
+    since: float
+    days: int
+    chance: float
+
+
+def change(days: Sequence[float], null: Null) -> Change | None:
+    """Where days in a row differ most, by what one day is like; None of a single day.
+
+    Parameters
+    ----------
+    days : sequence of float
+        The mean of each.
+    null : Null
+        Of one day; where its `sides` are 1 only a rise is a change.
+    """
+    if len(days) < 2:
+        return None
+    totals = np.cumsum(days)
+    first = np.arange(1, len(days))
+    last = len(days) - first
+    before, since = totals[:-1] / first, (totals[-1] - totals[:-1]) / last
+    far = (since - before) / (null.spread * np.sqrt(1 / first + 1 / last))
+    far = far if null.sides == 1 else np.abs(far)
+    at = int(np.argmax(far))
+    chance = null.sides * len(first) * float(stdtr(null.degrees, -far[at]))
+    return Change(float(before[at]), float(since[at]), int(last[at]), min(chance, 1.0))
+
+
+@dataclass(frozen=True)
 class _Day:
     """One series on one day: the hours with enough rows, in order, the mean of all, and of how many rows."""
 
@@ -200,16 +185,29 @@ class _Day:
     rows: int
 
 
+@dataclass
+class _Watched:
+    """A detector, the days it has heard since the last alarm, and for how many more days what it found is looked at."""
+
+    detector: SequentialDetector
+    days: list[float] = field(default_factory=list)
+    pending: int = 0
+
+    def hear(self, hours: Sequence[float]) -> None:
+        """One day."""
+        found = self.detector.hear(hours)
+        self.days.append(sum(hours) / len(hours))
+        self.pending = BORNE_OUT_DAYS if found else max(self.pending - 1, 0)
+
+
 class Sequential:
     """The detectors of one model version.
 
     Parameters
     ----------
     specs : sequence of SequentialSpec
-    rows_min : int
-        Fewest labels, or requests of ``score``, of an hour that is heard.
     reference : Reference, optional
-        Without one nothing is ever judged.
+        Without one nothing is ever judged. A series of which it does not know the days is not heard.
 
     Raises
     ------
@@ -217,17 +215,15 @@ class Sequential:
         Where a detector of a series is there twice.
     """
 
-    def __init__(self, specs: Sequence[SequentialSpec], rows_min: int, reference: Reference | None = None) -> None:
+    def __init__(self, specs: Sequence[SequentialSpec], reference: Reference | None = None) -> None:
         _refuse_twice(specs)
         self._specs = {each.name: each for each in specs}
-        self._rows_min = rows_min
         self._scores: dict[int, tuple[float, int]] = {}
-        self._detectors: dict[str, SequentialDetector] = {}
-        for name, each in self._specs.items():
-            by_level = DETECTORS[each.detector].hears == "bits"
-            usual = SERIES[each.series].usual(reference) if by_level and reference else math.nan
-            if not (by_level and math.isnan(usual)):
-                self._detectors[name] = each.new(usual)
+        self._watched = {
+            name: _Watched(each.new(reference.series[each.series].center))
+            for name, each in self._specs.items()
+            if reference is not None and each.series in reference.series
+        }
 
     def add_hour(self, hour: int, hours: Sketches | None) -> None:
         """Take note of the scores of an hour that is over: what a day is made of is gone when it ends."""
@@ -238,98 +234,92 @@ class Sequential:
         if column.count:
             self._scores[hour] = (column.total / column.count, column.count)
 
-    def judge(self, end: int, losses: Sketches | None, reference: Reference) -> tuple[tuple[Result, ...], Finding]:
+    def judge(
+        self, end: int, losses: Sketches | None, reference: Reference, spend: Spend
+    ) -> tuple[tuple[Result, ...], Finding]:
         """Hear the day that ends here; what each detector that heard something says, and what they come to together.
 
-        The threshold of a result is the mean of what its detector had heard before: for people, since it is the
-        detector that decides.
+        The level of a look is shared by all detectors. Value and threshold of a result are means for people, of the
+        day and of what its detector had heard before; of a change, of the days on either side of it.
         """
         day = losses.between(end - DAY_MS, end) if losses is not None else None
-        results = []
-        for name, detector in self._detectors.items():
-            spec = self._specs[name]
-            heard = self._score_day(end) if spec.series == SCORES else self._label_day(spec.series, day)
-            if heard is None:
-                continue
-            before = detector.estimate
-            fired = detector.hear(heard.hours)
-            limit = heard.mean if math.isnan(before) else before
-            results.append(Result(spec.series, "", spec.detector, heard.mean, limit, None, heard.rows, fired))
+        heard: dict[str, _Day] = {}
+        known: dict[str, tuple[float, Change | None]] = {}
+        for name, each in self._watched.items():
+            series = self._specs[name].series
+            found = self._score_day(end) if series == SCORES else _label_day(series, day)
+            if found is not None:
+                before = each.detector.estimate
+                each.hear(found.hours)
+                heard[name] = found
+                known[name] = (before, change(each.days, reference.series[series]))
         self._scores = {hour: each for hour, each in self._scores.items() if hour >= end}
-        return tuple(results), self._finding(results, day, reference)
+        if not heard:
+            return (), Finding(None)
+        proposed = [told.chance for name, (_, told) in known.items() if told and self._watched[name].pending]
+        level = spend(min(min(proposed, default=1.0) * len(self._watched), 1.0)) / len(self._watched)
+        results = [self._result(name, heard[name], *known[name], level) for name in heard]
+        told = {each: known[name][1] for name, each in zip(heard, results, strict=True)}
+        return tuple(results), _finding([(each, told[each]) for each in results if each.fired], day, reference)
+
+    def _result(self, name: str, day: _Day, before: float, told: Change | None, level: float) -> Result:
+        each, spec = self._watched[name], self._specs[name]
+        value, limit = day.mean, day.mean if math.isnan(before) else before
+        fired = told is not None and each.pending > 0 and told.chance <= level
+        if told is not None and each.pending:
+            value, limit = told.since, told.before
+        if fired:
+            each.days, each.pending = [], 0
+        return Result(spec.series, "", spec.detector, value, limit, told.chance if told else None, day.rows, fired)
 
     def _score_day(self, end: int) -> _Day | None:
         known = [each for hour, each in sorted(self._scores.items()) if end - DAY_MS <= hour < end]
         rows = sum(count for _, count in known)
-        heard = [mean for mean, count in known if count >= self._rows_min]
+        heard = [mean for mean, count in known if count >= HOUR_ROWS_MIN]
         return _Day(heard, sum(mean * count for mean, count in known) / rows, rows) if heard else None
 
-    def _label_day(self, series: str, day: Sketches | None) -> _Day | None:
-        enough = day.rows >= self._rows_min if day is not None else np.zeros(0, bool)
-        if day is None or not enough.any():
-            return None
-        hours, mean = _values(series, day)
-        # NaN: labels of answers that were no number.
-        heard = [each for each in hours[enough].tolist() if not math.isnan(each)]
-        return _Day(heard, mean, int(day.rows.sum())) if heard else None
+    def state(self) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Of each detector by name, and what else there is as plain data; for :meth:`restore`."""
+        detectors = {name: each.detector.to_bytes() for name, each in self._watched.items()}
+        return detectors, {
+            "scores": [[hour, *each] for hour, each in sorted(self._scores.items())],
+            "days": {name: [each.pending, each.days] for name, each in sorted(self._watched.items())},
+        }
 
-    def _finding(self, results: Sequence[Result], day: Sketches | None, reference: Reference) -> Finding:
-        if not results:
-            return Finding(None)
-        fired = [each for each in results if each.fired]
-        if not fired:
-            return Finding(False)
-        told: dict[str, str] = {}
-        for each in fired:  # of several detectors of a series the first
-            told.setdefault(each.column, _sentence(each))
-        evidence = tuple(Evidence(r.column, r.statistic, r.value, r.threshold, 1 / len(fired)) for r in fired)
-        harm = None
-        if day is not None and len(day.tiles):
-            harm = max(_values("log_loss", day)[1] - SERIES["log_loss"].usual(reference), 0.0)
-        return Finding(True, "warning", "world", " ".join(told.values()), evidence, harm)
-
-    def state(self) -> tuple[dict[str, bytes], list[list[float]]]:
-        """Of each detector by name, and what is noted of scores; for :meth:`restore`."""
-        detectors = {name: each.to_bytes() for name, each in self._detectors.items()}
-        return detectors, [[hour, *each] for hour, each in sorted(self._scores.items())]
-
-    def restore(self, detectors: Mapping[str, bytes], scores: Sequence[Sequence[float]]) -> None:
+    def restore(self, detectors: Mapping[str, bytes], plain: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` gave. A detector that was not there, or had other parameters, begins anew."""
-        for name, new in self._detectors.items():
+        for name, each in self._watched.items():
             known = SequentialDetector.from_bytes(detectors[name]) if name in detectors else None
-            if known is not None and known.like(new):
-                self._detectors[name] = known
-        self._scores = {int(hour): (mean, int(count)) for hour, mean, count in scores}
+            if known is not None and known.like(each.detector):
+                pending, days = plain["days"][name]
+                self._watched[name] = _Watched(known, list(days), pending)
+        self._scores = {int(hour): (mean, int(count)) for hour, mean, count in plain["scores"]}
 
 
-def score_column(sketches: Sketches) -> str | None:
-    """The column that holds the model's scores; None where there is none."""
-    return next((name for name, kind in zip(sketches.names, sketches.kinds, strict=True) if kind == "score"), None)
+def _label_day(series: str, day: Sketches | None) -> _Day | None:
+    enough = day.rows >= HOUR_ROWS_MIN if day is not None else np.zeros(0, bool)
+    if day is None or not enough.any():
+        return None
+    # NaN: labels of answers that were no number.
+    heard = [each for each in hourly(series, day)[enough].tolist() if not math.isnan(each)]
+    return _Day(heard, overall(series, day), int(day.rows.sum())) if heard else None
 
 
-def _sentence(each: Result) -> str:
+def _finding(fired: Sequence[tuple[Result, Change | None]], day: Sketches | None, reference: Reference) -> Finding:
+    if not fired:
+        return Finding(False)
+    told: dict[str, str] = {}
+    for each, found in fired:  # of several detectors of a series the first
+        told.setdefault(each.column, _sentence(each, found))
+    evidence = tuple(Evidence(r.column, r.statistic, r.value, r.threshold, 1 / len(fired)) for r, _ in fired)
+    harm = None
+    if day is not None and len(day.tiles) and "log_loss" in reference.series:
+        harm = max(overall("log_loss", day) - reference.series["log_loss"].center, 0.0)
+    return Finding(True, "warning", "world", " ".join(told.values()), evidence, harm)
+
+
+def _sentence(each: Result, found: Change | None) -> str:
     series = SERIES[each.column]
     verb = "risen" if series.sides == 1 else "changed"
-    return f"The {series.title} has {verb}: {each.value:.3f} today where it was {each.threshold:.3f} on average."
-
-
-def _positives(outcomes: Outcomes) -> Floats:
-    found = np.asarray(outcomes.positives.sum(axis=-1), dtype=np.float64)
-    total = np.asarray(outcomes.total, dtype=np.float64)
-    return np.divide(found, total, out=np.full(found.shape, np.nan), where=total > 0)
-
-
-def _errors(outcomes: Outcomes) -> Floats:
-    wrong: Floats = 1 - MEASURES["accuracy"](outcomes)
-    return wrong
-
-
-_RATES: Final[Mapping[str, Callable[[Outcomes], Floats]]] = {"positive_rate": _positives, "error_rate": _errors}
-
-
-def _values(series: str, day: Sketches) -> tuple[Floats, float]:
-    """Value of each hour of a day's losses, and of the whole day."""
-    if series in LOSSES:
-        return day.means[:, day.names.index(series)], float(day.column(series).total / day.rows.sum())
-    rate = _RATES[series]
-    return rate(Outcomes.by_tile(day)), float(rate(Outcomes.of(day)))
+    days = "today" if found is None or found.days == 1 else f"in the last {found.days} days"
+    return f"The {series.title} has {verb}: {each.value:.3f} {days} where it was {each.threshold:.3f} before."

@@ -33,6 +33,7 @@ from monitors.reference import (
     scaled,
 )
 from monitors.segments import SPAN_MS, Segmentation, only
+from monitors.series import HOUR_ROWS_MIN, SCORES, SERIES, hourly, score_column
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, regroup, tail_limits
 
@@ -149,6 +150,7 @@ def build_reference(
         profile=build_profile(features, losses, _with_ranges(columns)),
         nulls=distance_nulls(columns, days, np.random.default_rng(seed), settings),
         losses=_loss_nulls(loss_days, inside, np.random.default_rng(seed), settings),
+        series=_series_nulls(features, losses, seed, settings),
         window_days=settings.window_days,
         estimator=build_estimator(loss_days, inside),
         segmentation=segmented.segmentation if segmented else Segmentation(),
@@ -276,13 +278,13 @@ def _memory(days: Sketches, like: Sequence[Floats], random: np.random.Generator,
     found = remember(lagged, len(at), settings.window_days, settings.block_days)
     if not settings.weekdays:
         return found
-    wider = _drawn_too_narrow(days)
+    wider = _drawn_too_narrow(len(days.tiles))
     return Memory(found.excess * wider, found.days / wider)
 
 
-def _drawn_too_narrow(days: Sketches) -> float:
+def _drawn_too_narrow(days: int) -> float:
     """By how much windows of drawn days vary less than others do: each of their weekdays is drawn from few weeks."""
-    weeks = len(days.tiles) / WEEK
+    weeks = days / WEEK
     return weeks / (weeks - 1)
 
 
@@ -326,7 +328,7 @@ def _loss_nulls(days: Sketches, inside: Ints, random: np.random.Generator, setti
     daily = {name: np.nan_to_num(days.means[:, days.names.index(name)]) for name in LOSSES}
     memory = _memory(days, [mean[:, None] for mean in daily.values()], random, settings)
     if not settings.weekdays:
-        memory = replace(memory, excess=memory.excess * _drawn_too_narrow(days))
+        memory = replace(memory, excess=memory.excess * _drawn_too_narrow(len(days.tiles)))
     nulls = []
     for name, mean in daily.items():
         count = days.non_null[:, days.names.index(name)].astype(np.float64)
@@ -335,6 +337,40 @@ def _loss_nulls(days: Sketches, inside: Ints, random: np.random.Generator, setti
         sides = 1 if name == "log_loss" else 2  # fewer hard days than usual are no fault of the model
         nulls.append(Null(name, float(means.mean()), spread, _degrees(memory), -np.inf, sides, "plain"))
     return tuple(nulls)
+
+
+def _series_nulls(features: Sketches, losses: Sketches, seed: int, settings: Calibration) -> dict[str, Null]:
+    """What one day of each series is like.
+
+    Its spread is that of days, or of weeks where they differ by more than days that know nothing of each other would:
+    the one has the round of the week in it, the other what days have from the ones before.
+    """
+    nulls = {}
+    of_labels = [name for name in SERIES if name != SCORES]
+    for names, hours in ((of_labels, losses), ([SCORES] if score_column(features) else [], features)):
+        days, means = _daily(names, hours)
+        if len(days) < 2 * settings.window_days:
+            continue
+        random = np.random.default_rng(seed)
+        lagged = autocorrelation(days, list(means.T[:, :, None]), settings.window_days - 1, random)
+        memory = remember(lagged, len(days), settings.window_days, settings.block_days)
+        inside = draw_windows(days, settings, random)
+        weeks = (inside @ means) / np.maximum(inside.sum(axis=1), 1)[:, None]
+        of_week = weeks.std(axis=0) * math.sqrt(settings.window_days * memory.excess * _drawn_too_narrow(len(days)))
+        spreads = np.maximum(np.maximum(means.std(axis=0, ddof=1), of_week), 1e-6)
+        for name, center, spread in zip(names, means.mean(axis=0).tolist(), spreads.tolist(), strict=True):
+            nulls[name] = Null(name, center, spread, _degrees(memory), -np.inf, SERIES[name].sides, "plain")
+    return nulls
+
+
+def _daily(names: Sequence[str], hours: Sketches) -> tuple[Ints, Floats]:
+    """Days, and of each series the mean of a day's hours that have enough rows, shape (days, series)."""
+    values = np.stack([hourly(name, hours) for name in names], axis=1) if names else np.zeros((len(hours.tiles), 0))
+    heard = (hours.rows >= HOUR_ROWS_MIN) & np.isfinite(values).all(axis=1)
+    days, at, counts = np.unique(hours.tiles[heard] // DAY_MS, return_inverse=True, return_counts=True)
+    means = np.zeros((len(days), len(names)))
+    np.add.at(means, at, values[heard])
+    return days, means / counts[:, None]
 
 
 def _degrees(memory: Memory) -> float:

@@ -27,6 +27,7 @@ from monitors.evaluate import MonitorSettings
 from monitors.incidents import Finding, IncidentBook
 from monitors.losses import sketch_losses
 from monitors.reference import ColumnSpec, Reference
+from monitors.sequential import Sequential
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
 from monitors.watchers import feature_window, performance_window
@@ -35,7 +36,6 @@ __all__ = ["KINDS", "Sizes", "Stream", "Watched", "measure", "stream", "summary"
 
 KINDS: Final = ("independent", "together", "weekly")
 MONITORS: Final = ("features", "performance", "sequential")
-SPENDING: Final = MONITORS[:2]
 UNCHANGED: Final = 6
 """Times as many streams set the others' thresholds as have a drift planted."""
 
@@ -140,9 +140,9 @@ def watch(each: Stream) -> Watched:
     """Judge every day as :class:`monitors.evaluate.ModelMonitor` does, but for its hourly monitor of feeds."""
     settings, reference = MonitorSettings(), reference_of(each)
     days, book = reference.window_days, IncidentBook("unchanged", settings.version)
-    budget = Budget(settings.false_retrains_a_month, len(SPENDING), days)
+    budget = Budget(settings.false_retrains_a_month, len(MONITORS), days)
     features, losses = each.features.coarsen(DAY_MS), each.losses.coarsen(DAY_MS)
-    rises = _rises(each, settings)
+    detectors = Sequential(settings.sequential, reference)
     opened: list[tuple[str, int, bool]] = []
     looks, fired = dict.fromkeys(MONITORS, 0), dict.fromkeys(MONITORS, 0)
 
@@ -166,22 +166,9 @@ def watch(each: Stream) -> Watched:
             judge("features", window, traffic[""])
             _, fit = performance_window(losses.between(*window), *args, partial(spend, "performance", end))
             judge("performance", window, fit[""])
-        judge("sequential", (end - DAY_MS, end), Finding(rises[day - 1]))
+        _, heard = detectors.judge(end, each.losses, reference, partial(spend, "sequential", end))
+        judge("sequential", (end - DAY_MS, end), heard)
     return Watched(tuple(opened), looks, fired)
-
-
-def _rises(each: Stream, settings: MonitorSettings) -> list[bool | None]:
-    """Of each day whether river's ADWIN finds that the hourly log loss has risen; None without enough labels."""
-    detector = settings.sequential[0].new()  # the only one unless told otherwise
-    means = each.losses.means[:, each.losses.names.index("log_loss")]
-    enough = each.losses.rows >= settings.hour_labels_min
-    found: list[bool | None] = []
-    for day in range(each.days):
-        start = each.from_ms + day * DAY_MS
-        mine = slice(*np.searchsorted(each.losses.tiles, [start, start + DAY_MS]))
-        heard = means[mine][enough[mine]].tolist()
-        found.append(detector.hear(heard) if heard else None)
-    return found
 
 
 def _watched(kind: str, sizes: Sizes, number: int) -> Watched:
@@ -194,8 +181,8 @@ def summary(watched: list[Watched]) -> dict[str, Any]:
     A month is 30 days of looks. The interval is of the mean over streams, by resampling them.
     """
     found: dict[str, Any] = {"streams": len(watched)}
-    for name in (*MONITORS, "both"):
-        mine = SPENDING if name == "both" else (name,)
+    for name in (*MONITORS, "all"):
+        mine = MONITORS if name == "all" else (name,)
         days = [each.looks[mine[0]] for each in watched]
         monthly = np.array([each.count(mine) for each in watched]) * MONTH_DAYS / np.array(days)
         rng = np.random.default_rng(_SEED)
@@ -209,7 +196,7 @@ def summary(watched: list[Watched]) -> dict[str, Any]:
             "looks": sum(each.looks[monitor] for each in watched for monitor in mine),
             "looks_fired": sum(each.fired[monitor] for each in watched for monitor in mine),
         }
-    found["both"]["budget_a_month"] = MonitorSettings().false_retrains_a_month
+    found["all"]["budget_a_month"] = MonitorSettings().false_retrains_a_month
     return found
 
 
@@ -289,16 +276,13 @@ def _alarms(found: dict[str, Any]) -> Table:
     title = f"Streams that never change, {found['sizes']['days']} days of each: incidents opened in 30 days of a stream"
     shown = plain_table(title, "days", "monitor", "a month", "95%", "budget", "fired", texts=2)
     for kind, told in found["unchanged"].items():
-        for name in (*SPENDING, "both", "sequential"):
+        for name in (*MONITORS, "all"):
             each = told[name]
             rate, budget = each["incidents_a_month"], each.get("budget_a_month")
-            stated = f"{budget:g}" if budget is not None else "none" if name == "sequential" else ""
+            stated = f"{budget:g}" if budget is not None else ""
             ends, fired = f"{rate['low']:.3f} to {rate['high']:.3f}", each["looks_fired"] / each["looks"]
             shown.add_row(kind, name, f"{rate['mean']:.3f}", ends, stated, f"{fired:.2%}")
-    shown.caption = (
-        f"{told['streams']} streams of each kind. The budget is of features and performance together; fired: share of\n"
-        "looks."
-    )
+    shown.caption = f"{told['streams']} streams of each kind. The budget is of all together; fired: share of looks."
     shown.caption_justify = "left"
     return shown
 

@@ -7,16 +7,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import expit
 
 from monitors import sequential
 from monitors.checkpoint import LAYOUT, CheckpointError
 from monitors.detectors import DETECTORS
 from monitors.evaluate import ModelMonitor, MonitorSettings
-from monitors.incidents import Alert
+from monitors.incidents import Alert, Finding
 from monitors.losses import sketch_losses
-from monitors.reference import ColumnSpec, Reference
-from monitors.sequential import HOURLY, SERIES, SequentialSpec, SpecError, parse_specs
+from monitors.reference import ColumnSpec, Null, Reference
+from monitors.sequential import HOURLY, Sequential, SequentialSpec, SpecError, change, parse_specs
+from monitors.series import SERIES, hourly
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import build_reference
 from monitors.watchers import Window
@@ -55,6 +57,15 @@ def traffic(*wrong: bool) -> Traffic:
 @cache
 def worsening() -> Traffic:
     return traffic(*[False] * CALM, *[True] * WRONG)
+
+
+@cache
+def thinned() -> Traffic:
+    """Ten days with one request and one label an hour."""
+    rng = np.random.default_rng(6)
+    probability, times = expit(0.7 * rng.standard_normal(240)), at(0) + np.arange(240) * HOUR_MS
+    scores = sketch_batch({"score": probability}, {"score": "score"}, times, HOUR_MS)
+    return Traffic(scores, sketch_losses(probability, rng.random(240) < probability, times))
 
 
 @cache
@@ -109,7 +120,7 @@ def test_every_detector_of_every_series_finds_what_happened_and_nothing_before(n
     found = fired(results, name)
     assert found
     assert found[0] > CALM
-    usual = SERIES[name.partition(":")[0]].usual(reference())
+    usual = reference().series[name.partition(":")[0]].center
     calm, wrong = results[CALM][name], results[CALM + WRONG][name]
     assert calm.threshold == pytest.approx(usual, abs=0.03)
     assert calm.value == pytest.approx(usual, abs=0.08)
@@ -155,12 +166,12 @@ def test_the_default_is_one_adwin_on_the_log_loss():
     assert all(each["log_loss:adwin"] == every[day]["log_loss:adwin"] for day, each in mine.items())
     opened = next(each for each in alerts if each.monitor == "sequential")
     found = mine[fired(mine, "log_loss:adwin")[0]]["log_loss:adwin"]
-    text = f"The log loss has risen: {found.value:.3f} today where it was {found.threshold:.3f} on average."
+    text = f"The log loss has risen: {found.value:.3f} today where it was {found.threshold:.3f} before."
     assert (opened.summary, opened.severity, opened.cause, opened.segment) == (text, "warning", "world", "")
     (why,) = opened.evidence
     assert (why.column, why.statistic, why.value, why.threshold) == ("log_loss", "adwin", found.value, found.threshold)
     assert why.share == 1.0
-    assert opened.estimated_harm == pytest.approx(found.value - SERIES["log_loss"].usual(reference()))
+    assert opened.estimated_harm == pytest.approx(found.value - reference().series["log_loss"].center)
     assert MonitorSettings().sequential[0].parameters == {
         "delta": 0.002,
         "clock": 1,
@@ -186,9 +197,8 @@ def test_what_fires_is_one_incident_that_says_so():
 
 
 def test_days_without_enough_requests_or_labels_say_nothing():
-    settings = MonitorSettings(sequential=ALL, hour_labels_min=ROWS_AN_HOUR + 1)
-    monitor = ModelMonitor("m", {"1": reference()}.get, settings)
-    windows, alerts = told(monitor, worsening(), 0, 24 * 10)
+    monitor = new(*ALL)
+    windows, alerts = told(monitor, thinned(), 0, 24 * 10)
     assert set(map(len, days(windows).values())) == {0}
     assert [each for each in alerts if each.monitor == "sequential"] == []
 
@@ -204,9 +214,7 @@ def test_scores_are_heard_without_any_labels_and_labels_without_scores_of_the_mo
     heard = days(monitor.advance(at(24 * 8))[0])[8]
     assert set(heard) == {f"score:{name}" for name in DETECTORS}
     heard = days(unscored_monitor.advance(at(24 * 8))[0])[8]
-    # DDM and EDDM cannot know what share of positives is usual where the reference has no scores.
-    unknown = {"positive_rate:ddm", "positive_rate:eddm"}
-    assert set(heard) == {each.name for each in ALL if each.series != "score"} - unknown
+    assert set(heard) == {each.name for each in ALL if each.series != "score"}
 
 
 @cache
@@ -245,9 +253,9 @@ def test_other_detectors_after_a_restart_begin_anew_and_those_that_stay_go_on():
 
 def test_an_older_layout_is_refused():
     payload = new().to_bytes()
-    assert LAYOUT == 4
-    for older in (2, 3):
-        with pytest.raises(CheckpointError, match=f"layout 4, got bytes that start '{older << 1:02x}"):
+    assert LAYOUT == 5
+    for older in (3, 4):
+        with pytest.raises(CheckpointError, match=f"layout 5, got bytes that start '{older << 1:02x}"):
             ModelMonitor.from_bytes(bytes([older << 1]) + payload[1:], {}.get)
 
 
@@ -274,3 +282,97 @@ def test_what_is_no_series_or_detector_is_refused():
     with pytest.raises(SpecError, match="expected parameters of river's"):
         SequentialSpec("score", "ddm", {"delta": 1})
     assert set(HOURLY) == set(DETECTORS)
+
+
+DAY = Null("log_loss", 0.5, 0.1, 30.0, -np.inf, 1, "plain")
+
+
+def test_a_change_is_cut_where_days_differ_most():
+    found = change([0.5] * 20 + [0.8] * 4, DAY)
+    assert (found.before, found.since, found.days) == pytest.approx((0.5, 0.8, 4))
+    far = 0.3 / (0.1 * np.sqrt(1 / 20 + 1 / 4))
+    assert found.chance == pytest.approx(23 * stats.t.sf(far, 30))
+    assert change([0.5], DAY) is None
+
+
+def test_only_a_rise_counts_where_sides_are_one():
+    fell = [0.8] * 20 + [0.5] * 4
+    assert change(fell, DAY).chance > 0.5
+    assert change(fell, replace(DAY, sides=2)).chance < 0.01
+
+
+@pytest.mark.parametrize("count", [2, 8, 40, 200])
+@pytest.mark.parametrize("sides", [1, 2])
+def test_the_chance_of_a_change_holds_while_nothing_changes(count, sides):
+    rng = np.random.default_rng(count)
+    null = Null("x", 0.0, 1.0, 1e6, -np.inf, sides, "plain")
+    chances = np.array([change(row.tolist(), null).chance for row in rng.standard_normal((4000, count))])
+    for level in (0.2, 0.05, 0.01):
+        assert (chances <= level).mean() <= level + 3 * np.sqrt(level / 4000)
+    if count == 2:  # one place to cut: nothing is given away
+        assert (chances <= 0.05).mean() == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize(("worse", "count", "told"), [(0.8, 1, 0), (0.72, 14, 1)])
+def test_what_a_detector_finds_is_told_once_days_bear_it_out_and_never_without(worse, count, told):
+    """Three deviations of a single day say little, two of each of a week are beyond chance."""
+    means = [0.5, 0.45, 0.55, 0.5, 0.4, 0.6, 0.5] * 6 + [worse] * count + [0.5] * (14 - count)
+    watched, looks, fired = Sequential(parse_specs(["log_loss:adwin"]), small_steps()), [], []
+
+    def spend(chance):
+        looks.append(chance)
+        return 0.25 / 90
+
+    for day, mean in enumerate(means):
+        _, finding = watched.judge(at(24 * (day + 1)), losses_of(mean, day), small_steps(), spend)
+        fired.append(finding.fired)
+    assert sum(fired) == told
+    proposed = next(day for day, chance in enumerate(looks) if chance < 1)
+    assert proposed >= 42
+    if told:
+        assert proposed < fired.index(True) < 42 + 8
+
+
+def losses_of(mean: float, day: int) -> Sketches:
+    """A day of labels, all with this log loss, 20 an hour."""
+    times = at(24 * day) + np.repeat(np.arange(24), 20) * HOUR_MS
+    return sketch_losses(np.full(len(times), np.exp(-mean)), np.ones(len(times)), times)
+
+
+def small_steps() -> Reference:
+    """Days are like 0.5, give or take 0.1."""
+    return replace(reference(), series={"log_loss": DAY})
+
+
+def test_detectors_share_a_look():
+    """Of two detectors each has half of what the look may spend, and the look tells the budget of both."""
+    looks = []
+    one, two = (Sequential(parse_specs(each)) for each in (["log_loss:adwin"], ["log_loss:adwin", "bias:adwin"]))
+    assert one.judge(at(24), losses_of(0.5, 0), reference(), looks.append) == ((), Finding(None))
+    assert two.judge(at(24), None, reference(), looks.append) == ((), Finding(None))
+    assert looks == []
+    levels = {}
+    for specs in (["log_loss:adwin"], ["log_loss:adwin", "bias:adwin"]):
+        watched, told = Sequential(parse_specs(specs), small_steps_of_both()), []
+        for day in range(50):
+            mean = 0.5 if day < 40 else 0.75
+            watched.judge(at(24 * (day + 1)), losses_of(mean, day), reference(), lambda p, t=told: t.append(p) or 0.0)
+        levels[len(specs)] = min(told)
+    assert 0 < levels[1] < 0.01
+    assert levels[2] == pytest.approx(2 * levels[1], rel=0.5)
+
+
+def small_steps_of_both() -> Reference:
+    return replace(reference(), series={"log_loss": DAY, "bias": replace(DAY, statistic="bias", spread=10.0, sides=2)})
+
+
+def test_a_reference_knows_what_a_day_is_like():
+    known = reference().series
+    assert list(known) == list(SERIES)
+    losses = traffic(*[False] * CALM).losses
+    for name in ("log_loss", "bias", "error_rate"):
+        days = hourly(name, losses).reshape(CALM, 24).mean(axis=1)
+        assert known[name].center == pytest.approx(days.mean())
+        assert 0.999 * days.std(ddof=1) <= known[name].spread < 2 * days.std(ddof=1)
+    assert known["score"].center == pytest.approx(0.5, abs=0.01)
+    assert Reference.from_bytes(reference().to_bytes()).series == known

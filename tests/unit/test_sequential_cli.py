@@ -9,7 +9,8 @@ from compose.cli import headwater
 from jobs import submit as jobs_submit
 from monitors.detectors import DETECTORS
 from monitors.evaluate import MonitorSettings
-from monitors.sequential import SERIES, parse_specs
+from monitors.sequential import parse_specs
+from monitors.series import SERIES
 
 KNOWN = ", ".join(sorted(DETECTORS))
 
