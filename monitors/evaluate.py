@@ -304,6 +304,7 @@ class ModelMonitor:
                     estimates,
                     self._segments(monitor, track.segments, reference, start, end),
                     self.settings.segment_rows_min,
+                    self._book.is_open(monitor, ""),
                 )
             elif reference is not None and monitor == "performance" and full and track.losses is not None:
                 results, findings = performance_window(
@@ -314,6 +315,7 @@ class ModelMonitor:
                     partial(self._spend, monitor, end),
                     self._segments(monitor, track.segment_losses, reference, start, end),
                     self.settings.segment_rows_min,
+                    self._book.is_open(monitor, ""),
                 )
             elif reference is not None and monitor == "sequential":
                 results, findings[""] = self._sequential.judge(

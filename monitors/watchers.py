@@ -223,11 +223,13 @@ def feature_window(
     estimates: Sequence[Estimate] = (),
     segments: Sequence[SegmentWindow] = (),
     segment_rows_min: int = 0,
+    is_open: bool = False,
 ) -> tuple[tuple[Result, ...], dict[str, Finding]]:
     """Judge some days of traffic: every column by every distance that the reference has a null for.
 
     `window` is in tiles of a day. Where a day is missing, or has less than a quarter of the usual traffic, nothing is
-    judged; its thresholds are those of the `usual` level. `estimates` are of the same days.
+    judged; its thresholds are those of the `usual` level. `estimates` are of the same days. While an incident of all
+    traffic `is_open`, a quiet day of it is no reason to tell of segments.
 
     Returns
     -------
@@ -247,7 +249,7 @@ def feature_window(
     if worst := [each for each in results if each.fired]:
         findings[""] = _traffic(worst, [each for told in parts.values() for each in told if each.fired], reference,
                                 estimates)  # fmt: skip
-    else:
+    elif not is_open:
         for name, told in parts.items():
             fired = [each for each in told if each.fired]
             findings[name] = _traffic(fired, (), reference, (), name) if fired else Finding(False)
@@ -314,6 +316,7 @@ def performance_window(
     spend: Spend,
     segments: Sequence[SegmentWindow] = (),
     segment_rows_min: int = 0,
+    is_open: bool = False,
 ) -> tuple[tuple[Result, ...], dict[str, Finding]]:
     """Judge the losses of the labels that arrived in some days; see :func:`feature_window`."""
     rows = int(losses.rows.sum())
@@ -332,7 +335,7 @@ def performance_window(
     worst = [each for each in results if each.fired]
     if worst:
         findings[""] = _misfit(worst, len(results), reference.losses, losses)
-    else:
+    elif not is_open:
         by_name = {each.name: each for each in judged}
         for name, told in parts.items():
             mine, fired = by_name[name], [each for each in told if each.fired]

@@ -176,6 +176,21 @@ def test_what_the_whole_shows_is_told_once_and_names_its_segments():
     assert "Segments that differ most: " in alert.summary
 
 
+def test_a_segment_waits_for_the_incident_of_the_whole_to_end():
+    """All traffic is off for a week, one segment for longer: a quiet day of the whole is not yet its end."""
+    rows = drifted("SWF", 3.5)
+    day = (rows["time_ms"] - rows["time_ms"].iloc[0]) // DAY_MS
+    rows.loc[(day >= 10) & (day < 17) & (rows["origin"] != "SWF"), "delay"] += 5
+    _, alerts = told(rows)
+    mine = [each for each in alerts if each.monitor == "features"]
+    assert [(each.segment, each.status) for each in mine] == [
+        ("", "opened"),
+        ("", "resolved"),
+        ("origin=SWF", "opened"),
+    ]
+    assert mine[2].window_end > mine[1].window_end
+
+
 def test_a_model_that_fails_one_segment_and_flatters_another_is_found():
     """Simpson's case: over all traffic its bias is none."""
     rows = watched().copy()
