@@ -41,10 +41,15 @@ def narrow(*args, **named):
     """A reference that takes spreads for a third of what they are."""
     built = build_reference(*args, **named)
 
-    def third(nulls):
-        return tuple(replace(each, spread=each.spread / 3) for each in nulls)
+    def third(null):
+        return replace(null, spread=null.spread / 3)
 
-    return replace(built, nulls={name: third(each) for name, each in built.nulls.items()}, losses=third(built.losses))
+    return replace(
+        built,
+        nulls={name: tuple(map(third, each)) for name, each in built.nulls.items()},
+        losses=tuple(map(third, built.losses)),
+        series={name: third(each) for name, each in built.series.items()},
+    )
 
 
 def test_the_budget_is_kept(streams):
