@@ -61,6 +61,7 @@ class _Answering(ScalarFunction):
         self,
         asked: pd.Series,
         seconds: pd.Series,
+        watermark_seconds: pd.Series,
         frame: pd.DataFrame,
         version: npt.NDArray[Any],
         uri: npt.NDArray[Any],
@@ -68,14 +69,15 @@ class _Answering(ScalarFunction):
     ) -> dict[str, Any]:
         """Probabilities; and the number of rows, their sketch and that by segment, on each version's last request.
 
-        Progress rows, where `asked` is false, are scored with the rest and counted nowhere.
+        Progress rows, where `asked` is false, are scored with the rest and counted nowhere. Of the watermark see
+        :func:`_held_back`.
         """
         assert self._scorer is not None  # open() came first
         probability = self._scorer.score(frame, version, uri, prior)
-        rows = np.zeros(len(frame), dtype=np.int32)
+        rows, last = np.zeros(len(frame), dtype=np.int32), 0
         sketches, segments = (np.full(len(frame), None, dtype=object) for _ in range(2))
         for name_of, counted in rows_of_each(pd.Series(version), asked):
-            rows[counted[-1]] = len(counted)
+            rows[counted[-1]], last = len(counted), max(last, int(counted[-1]))
             values = {name: frame[name].to_numpy()[counted] for name in self.columns}
             values[SCORE] = probability[counted]
             time_ms = seconds.to_numpy()[counted].astype(np.int64) * 1000
@@ -86,8 +88,25 @@ class _Answering(ScalarFunction):
                 # Before the last, so that none comes behind the batch's own sketch. They add up in any order.
                 for place, part in zip(counted[-len(parts) :], parts, strict=True):
                     segments[place] = part
-        answer = {"probability": probability, "sketch_rows": rows, "sketch": sketches}
+        watermark = _held_back(watermark_seconds.to_numpy(np.int64), last)
+        answer = {
+            "watermark_seconds": watermark,
+            "probability": probability,
+            "sketch_rows": rows,
+            "sketch": sketches,
+        }
         return answer | {"segments": segments} if self._segmented else answer
+
+
+def _held_back(watermark: npt.NDArray[np.int64], last: int) -> npt.NDArray[np.int64]:
+    """The watermark of each row; until the batch's last sketch that of its first row.
+
+    A batch of a replay spans days, and what its later rows promise says that the tiles of the earlier ones are
+    complete: who read that ahead of their sketch would judge them without.
+    """
+    held = watermark.copy()
+    held[:last] = watermark[:1]
+    return held
 
 
 def _parts(table: Sketches) -> list[bytes]:
@@ -121,15 +140,15 @@ class Inference(_Answering):
         prior: pd.Series,
         *columns: pd.Series,
     ) -> pd.DataFrame:
-        """One row a request; the watermark goes through unchanged.
+        """One row a request.
 
-        It has to be looked up ahead of this function, and SQL behind it would be merged with this call: a batch would
-        come out with the watermark of the batch before, days old in a replay.
+        The watermark has to be looked up ahead of this function, and SQL behind it would be merged with this call: a
+        batch would come out with the watermark of the batch before, days old in a replay.
         """
         frame = pd.DataFrame(dict(zip(self.columns, columns, strict=True)))
         asked, known = request_id.notna(), prior.to_numpy(dtype=float)
-        answer = self.answer(asked, seconds, frame, version.to_numpy(), uri.to_numpy(), known)
-        return pd.DataFrame({"watermark_seconds": watermark_seconds.to_numpy(np.int64), **answer})
+        answer = self.answer(asked, seconds, watermark_seconds, frame, version.to_numpy(), uri.to_numpy(), known)
+        return pd.DataFrame(answer)
 
 
 class LatestInference(_Answering):
@@ -194,9 +213,9 @@ class LatestInference(_Answering):
             | {name: pd.to_numeric(pd.Series(read[name]), errors="coerce") for name in self._features}
         )
         version, uri = self._models.at(seconds.to_numpy(np.int64) * 1000)
-        answer = self.answer(asked, seconds, frame, version, uri, read[self._prior].astype(float))
-        watermark = watermark_seconds.to_numpy(np.int64)
-        return pd.DataFrame({"watermark_seconds": watermark, "model_version": version, **read, **answer})
+        answer = self.answer(asked, seconds, watermark_seconds, frame, version, uri, read[self._prior].astype(float))
+        held = answer.pop("watermark_seconds")
+        return pd.DataFrame({"watermark_seconds": held, "model_version": version, **read, **answer})
 
 
 def register_inference(environment: StreamTableEnvironment, name: str, inputs: ModelInputs) -> None:

@@ -95,6 +95,16 @@ def test_what_no_record_can_hold_comes_in_parts_that_add_up(
     assert merge([Sketches.from_bytes(each) for each in parts]).to_bytes() == whole
 
 
+def test_no_row_promises_what_a_sketch_behind_it_holds(rows: pd.DataFrame, models: Path) -> None:
+    """Rows of a batch say how far event time was when they came; its sketches are on the last of them."""
+    found = answered(rows, models, segmented=True)
+    promised, sketched = found["watermark_seconds"].to_numpy(), np.flatnonzero(found["sketch"].notna())
+    assert len(sketched) == 2  # of either version
+    assert (promised[: sketched[-1]] == rows["seconds"].iloc[0]).all()
+    assert (promised[sketched[-1] :] == rows["seconds"].iloc[sketched[-1] :]).all()
+    assert promised[-1] > promised[0]
+
+
 def test_nothing_is_said_of_segments_where_there_are_none(rows: pd.DataFrame, models: Path) -> None:
     assert "segments" not in answered(rows, models, segmented=False)
 
