@@ -21,7 +21,7 @@ from rich.table import Table
 from compose.bench.spread import Spread, plain_table
 from compose.local.home import PlatformError
 
-__all__ = ["AIM", "by_evidently", "by_us", "fitting", "measure", "tables", "timed", "write_files"]
+__all__ = ["AIM", "KilledError", "by_evidently", "by_us", "fitting", "measure", "tables", "timed", "write_files"]
 
 AIM: Final = 20.0
 """Times as fast as Evidently that ours has to be."""
@@ -32,8 +32,14 @@ _KINDS: Final = 4
 """Of columns, in turn: files are of whole turns, so that a column of one costs what a column of another does."""
 _FIRST: Final = (4, 12)
 """Columns of the files that say what a column takes of memory."""
-_MEMORY_SHARE: Final = 0.8
-"""Of what is free that may be taken: more would have the machine's other programs suffer, and one of them killed."""
+_MEMORY_SHARE: Final = 0.5
+"""Of what is free that may be taken, by what fewer columns took: given 0.8 of 22 GB it took all
+of it, since it holds more of a column where there are more of them, and was killed after half an hour."""
+_KILLED: Final = 137
+
+
+class KilledError(PlatformError):
+    """A process was killed from outside: as a rule because memory ran out."""
 
 
 def measure(folder: Path, rows: int, columns: int, repeat: int, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -62,8 +68,14 @@ def measure(folder: Path, rows: int, columns: int, repeat: int, tell: Callable[[
     free = psutil.virtual_memory().available
     peaks = {some: told[0]["Evidently"]["bytes"] for some, told in beside.items()}
     widest = fitting(peaks, columns, round(_MEMORY_SHARE * free))
-    if widest not in beside:
-        beside[widest] = _beside(folder, rows, widest, repeat, tell)
+    while widest not in beside:
+        try:
+            beside[widest] = _beside(folder, rows, widest, repeat, tell)
+        except KilledError:
+            if not beside:
+                raise
+            tell(f"{widest} columns do not fit into memory")
+            widest = (widest + max(beside)) // 2 // _KINDS * _KINDS
     theirs = [each["Evidently"] for each in beside[widest]]
     ours = [each["headwater"] for each in beside[widest]]
     if widest < columns:
@@ -144,13 +156,16 @@ def timed(command: Sequence[str]) -> dict[str, Any]:
 
     Raises
     ------
+    KilledError
+        Where it is killed.
     PlatformError
-        Where it fails.
+        Where it fails otherwise.
     """
     script = str(Path(__file__).with_name("peak_script.py"))
     done = subprocess.run([sys.executable, "-I", "-S", script, *command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise PlatformError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+        kind = KilledError if done.returncode == _KILLED else PlatformError
+        raise kind(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
     return dict(json.loads(done.stdout))
 
 

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -81,6 +82,24 @@ def test_larger_files_are_compared_by_the_column_where_evidently_cannot_have_all
     assert "Two files of 3,000 rows" in shown
     assert "Evidently was given 4 columns: more do not fit" in shown
     assert "\u2026" not in shown
+
+
+def test_files_that_memory_cannot_hold_are_made_narrower(tmp_path, monkeypatch):
+    """Who comes in place of Evidently here is killed by more than 20 columns."""
+
+    def greedy(paths):
+        many = pq.ParquetFile(paths[0]).metadata.num_columns > 20
+        return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"] if many else files.by_us(paths)
+
+    told = []
+    monkeypatch.setattr(files, "by_evidently", greedy)
+    found = files.measure(tmp_path, 2000, 40, 1, told.append)
+    assert found["evidently_columns"] == 16
+    assert set(found["beside"]) == {4, 12, 16}
+    assert [each for each in told if "do not fit" in each] == [f"{n} columns do not fit into memory" for n in (40, 24)]
+    monkeypatch.setattr(files, "by_evidently", lambda _: [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    with pytest.raises(files.KilledError, match="ended with 137"):
+        files.measure(tmp_path, 2000, 4, 1, told.append)
 
 
 @pytest.fixture(scope="module")
