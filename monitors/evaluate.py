@@ -73,7 +73,7 @@ class MonitorSettings:
     data: DataSettings = field(default_factory=DataSettings)
     rows_min: int = 1000
     segment_rows_min: int = 200
-    false_retrains_a_month: float = 0.25
+    false_retrains_a_month: float = 0.375
     sequential: tuple[SequentialSpec, ...] = (SequentialSpec("log_loss", "adwin"),)
     patience: Mapping[str, Patience] = field(
         default_factory=lambda: {
