@@ -268,6 +268,10 @@ class Writer:
             with self._lock:
                 self._transact(records, offsets, consumer)
 
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._producer.close()
+
     def _transact(
         self, records: Sequence[Publish], offsets: Sequence[TopicPartition], consumer: Consumer | None
     ) -> None:
