@@ -46,8 +46,7 @@ def look_at(
 ) -> list[TopicLook]:
     """Count topics and judge them; those that are not there are left out.
 
-    What an open incident's span has is no measure of what is usual, so it is judged by the slices before it, as long as
-    there are any: what lasts for as long as all of them is usual, and the incident over.
+    Where a topic has an open incident, what came before that is what it is judged by.
 
     Parameters
     ----------
@@ -63,15 +62,12 @@ def look_at(
     ------
     jobs.kafka.BrokerError
     """
-    open_since = {key: each.start for key, each in _book(model, "", told).opened.items()}
+    opened, start_ms = _book(model, "", told).opened, end_ms - last_ms
     found = []
     for counts in count_topics(kafka, topics, end_ms, last_ms):
-        slices = len(counts.records) - 1
-        start_ms = end_ms - last_ms
-        since_ms = open_since.get(f"{MONITOR}/{counts.topic}", start_ms)
-        within = max(0, -(-(start_ms - since_ms) // last_ms))
-        usual = slices - within if within < slices else slices
-        found.append(TopicLook(counts, judge(counts.usual(usual))))
+        incident = opened.get(f"{MONITOR}/{counts.topic}")
+        judged = counts.before(incident.start, start_ms, last_ms) if incident else counts
+        found.append(TopicLook(counts, judge(judged)))
     return found
 
 

@@ -121,9 +121,22 @@ class TopicCounts:
     dead: Aside
     schemas: tuple[SchemaSeen, ...] = ()
 
-    def usual(self, slices: int) -> "TopicCounts":
-        """Of the slices before the span only the first few: those from before an incident."""
-        kept = [*range(slices), len(self.records) - 1]
+    def before(self, incident_ms: int, start_ms: int, last_ms: int) -> "TopicCounts":
+        """Without the slices that an open incident reaches into, as long as any are left.
+
+        What the incident has is no measure of what is usual; what has lasted as long as all slices is usual by now.
+
+        Parameters
+        ----------
+        incident_ms : int
+            Start of the incident.
+        start_ms, last_ms : int
+            Start and length of the span; UTC epoch milliseconds.
+        """
+        slices, within = len(self.records) - 1, -(-(start_ms - incident_ms) // last_ms)
+        if not 0 < within < slices:
+            return self
+        kept = [*range(slices - within), slices]
         late, dead = (replace(each, counts=each.counts[kept]) for each in (self.late, self.dead))
         return replace(self, records=self.records[kept], late=late, dead=dead)
 
@@ -193,7 +206,7 @@ def _stopped(now: Ints, expected: Floats, settings: TopicSettings) -> list[_Said
     found = []
     for p in np.flatnonzero(few):
         sentence = (
-            f"partition {p} has stopped, with {now[p]:,} records where {expected[p]:,.0f} are usual beside what "
+            f"partition {p} has stopped, with {now[p]:,} records where {expected[p]:,.0f} were to be expected by what "
             f"the other partitions have"
         )
         evidence = Evidence(f"partition {p}", "records", float(now[p]), float(expected[p]), float(expected[p] - now[p]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jobs.topic_alerts import TopicLook, alerts
+from jobs.topic_counts import _folded
 from monitors.incidents import Finding
 from monitors.policy import Policy, State, Version, decide, quarantine_spans
 from monitors.topics import Aside, SchemaSeen, TopicCounts, judge
@@ -195,6 +196,37 @@ def test_of_those_a_partition_that_stops_is_found_wherever_it_had_enough() -> No
         found += any(each.column == f"partition {one}" for each in judge(counts).evidence)
     assert stopped > 50
     assert found / stopped > 0.95
+
+
+def test_an_outage_is_open_until_it_is_over_or_has_become_usual() -> None:
+    def said(until: int) -> list[tuple[int, str]]:
+        records = topic([1 / 3] * 3, slices=90).records.copy()
+        records[40:until, 1] = 0
+        told: list[dict[str, object]] = []
+        found = []
+        for hour in range(SLICES, 80):
+            window = (hour * HOUR, (hour + 1) * HOUR)
+            counts = replace(topic([1 / 3] * 3), records=records[hour - SLICES : hour + 1])
+            start = int(str(told[0]["window_start"])) if told else window[0]
+            look = TopicLook(counts, judge(counts.before(start, window[0], HOUR)))
+            given = alerts("fraud", "3", "p", window, [look], told)
+            told += [each.record() for each in given]
+            found += [(hour, each.status) for each in given]
+        return found
+
+    assert said(60) == [(40, "opened"), (60, "resolved")]
+    assert said(90) == [(40, "opened"), (62, "resolved")]
+
+
+def test_what_was_set_aside_counts_in_its_slice_and_the_rest_of_a_flood_is_unknown() -> None:
+    edges = np.array([[0, 0], [10, 10], [20, 20], [30, 20]])
+    reasons = {(0, 9): "old", (0, 12): "old", (1, 10): "old", (0, 30): "later", (5, 1): "of a partition that is gone"}
+    reasons |= {(0, 21): "field a: got 17", (0, 25): "late", (0, 29): "field a: got 4"}
+    whole = _folded(reasons, edges, False)
+    assert whole.counts.tolist() == [[1, 0], [1, 1], [3, 0]]
+    assert (whole.offsets, whole.reason) == ({0: (21, 29)}, "field a: got 17")
+    del reasons[0, 9]
+    assert _folded(reasons, edges, True).counts.tolist() == [[-1, -1], [1, 1], [3, 0]]
 
 
 def test_an_incident_is_told_once_again_when_graver_and_when_over() -> None:
