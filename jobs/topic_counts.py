@@ -10,8 +10,8 @@ Only these are read, whatever the traffic:
 
 Offsets of transactions' marks count as records: a few more for every partition.
 
-What offsets for times cannot know: where timestamps are not event times, as in a replay of a producer that leaves them to
-Kafka, spans are empty and tell nothing; and behind a record of the future all times begin at the same offset.
+What offsets for times cannot know: where timestamps are not event times, as in a replay of a producer that leaves them
+to Kafka, spans are empty and tell nothing; and behind a record of the future all times begin at the same offset.
 """
 
 import re
@@ -24,7 +24,7 @@ from typing import Any, cast
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from jobs.kafka import TIMEOUT_S, BrokerError, reader
+from jobs.kafka import PASSING, TIMEOUT_S, BrokerError, reader, watermarks
 from monitors.buckets import Ints
 from monitors.topics import Aside, SchemaSeen, TopicCounts
 from schemas.topics import DLQ_SUFFIX, LATE_SUFFIX
@@ -92,7 +92,7 @@ def count_topics(
         places = [(name, p) for name in topics if name in there for p in there[name]]
         if not places:
             return []
-        ends = {place: _ends(consumer, place) for place in places}
+        ends = {place: watermarks(consumer, *place) for place in places}
         times = [end_ms - last_ms * back for back in range(slices + 1, -1, -1)]
         bounds = _bounds(consumer, ends, times)
         samples = _samples(consumer, bounds, topics)
@@ -125,7 +125,7 @@ def newest_event_ms(kafka: str, topics: Mapping[str, bool]) -> int | None:
 
     with closing(_consumer(kafka)) as consumer:
         there = _there(consumer)
-        ends = {(name, p): _ends(consumer, (name, p)) for name in topics if name in there for p in there[name]}
+        ends = {(name, p): watermarks(consumer, name, p) for name in topics if name in there for p in there[name]}
         _read(consumer, {place: (max(low, high - TAIL), high) for place, (low, high) in ends.items()}, take)
     return newest.get(False, newest.get(True))
 
@@ -142,14 +142,6 @@ def _there(consumer: Consumer) -> dict[str, list[int]]:
     except KafkaException as exc:
         raise BrokerError(f"expected a Kafka broker, got {exc}: is the platform up?") from exc
     return {name: sorted(each.partitions) for name, each in listed.items() if each.error is None}
-
-
-def _ends(consumer: Consumer, place: Place) -> tuple[int, int]:
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S)
-    except KafkaException as exc:
-        raise BrokerError(f"expected the offsets of {place[0]}-{place[1]}, got {exc}: is the platform up?") from exc
-    return int(low), int(high)
 
 
 def _bounds(consumer: Consumer, ends: Mapping[Place, tuple[int, int]], times: list[int]) -> dict[Place, Ints]:
@@ -216,7 +208,7 @@ def _aside(consumer: Consumer, name: str, side: str, partitions: list[int] | tup
     ranges: Ranges = {}
     cut = False
     for p in partitions:
-        low, high = _ends(consumer, (side, p))
+        low, high = watermarks(consumer, side, p)
         cut |= high - low > LETTERS_MAX
         ranges[side, p] = (max(low, high - LETTERS_MAX), high)
     reasons: dict[tuple[int, int], str] = {}
@@ -300,11 +292,7 @@ def _read(consumer: Consumer, ranges: Ranges, take: Take) -> None:
                         missing.discard(place)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     missing.discard(place)
-                elif not error.retriable() and error.code() not in _PASSING:
+                elif not error.retriable() and error.code() not in PASSING:
                     raise BrokerError(f"expected records of {place[0]}-{place[1]}, got {error}")
     finally:
         consumer.unassign()
-
-
-# librdkafka heals these by itself.
-_PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
