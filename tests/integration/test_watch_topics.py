@@ -37,7 +37,7 @@ class World:
         new = [NewTopic(name, PARTITIONS, 1) for name in (TOPIC, REQUESTS, f"{TOPIC}.late", f"{TOPIC}.dlq")]
         for done in admin.create_topics([*new, NewTopic("drift.alerts", 1, 1)]).values():
             done.result(30)
-        self.producer = Producer({"bootstrap.servers": at.kafka, "linger.ms": 5})
+        self.producer = Producer({"bootstrap.servers": at.kafka, "linger.ms": 5, "log_level": 0})
 
     def hour(self, hour: int, schemas: dict[int, tuple[int | None, ...]]) -> None:
         """An hour of departures, of these schemas in turn (or heartbeats), and of requests up to a minute later."""
