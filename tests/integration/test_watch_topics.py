@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from compose.commands.watch import _show
 from compose.local.home import PlatformError
+from compose.local.kafka import _unserved
 from compose.local.platform import Endpoints
 from compose.services import REPO
 from compose.watch import Look, look
@@ -35,8 +37,11 @@ class World:
         self.at, self.repo = at, load_repo(REPO)
         admin = AdminClient({"bootstrap.servers": at.kafka, "log_level": 0})
         new = [NewTopic(name, PARTITIONS, 1) for name in (TOPIC, REQUESTS, f"{TOPIC}.late", f"{TOPIC}.dlq")]
-        for done in admin.create_topics([*new, NewTopic("drift.alerts", 1, 1)]).values():
+        created = admin.create_topics([*new, NewTopic("drift.alerts", 1, 1)])
+        for done in created.values():
             done.result(30)
+        while _unserved(admin, created):
+            time.sleep(0.05)
         self.producer = Producer({"bootstrap.servers": at.kafka, "linger.ms": 5, "log_level": 0})
 
     def hour(self, hour: int, schemas: dict[int, tuple[int | None, ...]]) -> None:
