@@ -160,7 +160,7 @@ class Incident:
     @property
     def quarantined(self) -> bool:
         """Whether its span is kept out of training sets, unless the policy has it otherwise."""
-        return self.cause in Quarantine.causes
+        return Quarantine().takes(self.cause, self.severity)
 
 
 def fold(records: Mapping[str, list[dict[str, Any]]]) -> list[Incident]:

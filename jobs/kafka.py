@@ -17,6 +17,7 @@ from schemas.codec import Codec, DecodeError
 from schemas.topics import topic
 
 __all__ = [
+    "PASSING",
     "BrokerError",
     "FencedError",
     "Publish",
@@ -28,6 +29,7 @@ __all__ = [
     "first_timestamp_ms",
     "produce",
     "reader",
+    "watermarks",
 ]
 
 TIMEOUT_S = 30.0
@@ -179,7 +181,7 @@ class TopicLog:
         if self._uncommitted is None:
             self._uncommitted = reader(self._kafka, isolation_level="read_uncommitted", **self._settings)
         parts = [part for topic_name, part in self._places if topic_name == name]
-        return {part: _watermarks(self._uncommitted, name, part)[1] for part in parts}
+        return {part: watermarks(self._uncommitted, name, part)[1] for part in parts}
 
     def has_read(self, name: str, offsets: Mapping[int, int]) -> bool:
         """Whether everything before these offsets has been handed over, or was never committed."""
@@ -200,7 +202,7 @@ class TopicLog:
                 if error.code() == KafkaError._PARTITION_EOF:
                     self._open.discard(place)
                     self._next[place] = int(each.offset() or 0)
-                elif not error.retriable() and error.code() not in _PASSING:
+                elif not error.retriable() and error.code() not in PASSING:
                     raise BrokerError(f"expected records of {place}, got {error}")
             elif value is not None:
                 name = self._ours[place[0]]
@@ -210,8 +212,8 @@ class TopicLog:
                     self.undecodable.append(f"{place[0]}-{place[1]}@{each.offset()}: {exc}")
 
 
-# librdkafka heals these by itself.
-_PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
+PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
+"""Errors that librdkafka heals by itself."""
 
 
 class Writer:
@@ -268,6 +270,10 @@ class Writer:
             with self._lock:
                 self._transact(records, offsets, consumer)
 
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._producer.close()
+
     def _transact(
         self, records: Sequence[Publish], offsets: Sequence[TopicPartition], consumer: Consumer | None
     ) -> None:
@@ -312,7 +318,7 @@ def end_offsets(kafka: str, name: str, committed: bool = True) -> dict[int, tupl
     """Per partition the first offset and the one behind the last committed record, or behind the last of any."""
     consumer = reader(kafka, **({} if committed else {"isolation.level": "read_uncommitted"}))
     try:
-        found = {part: _watermarks(consumer, name, part) for part in _partitions(consumer, name)}
+        found = {part: watermarks(consumer, name, part) for part in _partitions(consumer, name)}
     finally:
         consumer.close()
     return found
@@ -324,7 +330,7 @@ def first_timestamp_ms(kafka: str, name: str) -> int | None:
     found = []
     try:
         for part in _partitions(consumer, name):
-            low, high = _watermarks(consumer, name, part)
+            low, high = watermarks(consumer, name, part)
             if high > low:
                 consumer.assign([TopicPartition(name, part, low)])
                 message = consumer.poll(TIMEOUT_S)
@@ -335,7 +341,14 @@ def first_timestamp_ms(kafka: str, name: str) -> int | None:
     return min(found, default=None)
 
 
-def _watermarks(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
+def watermarks(consumer: Consumer, name: str, partition: int) -> tuple[int, int]:
+    """The first offset of a partition and the one behind its last record, as far as a consumer is let see.
+
+    Raises
+    ------
+    BrokerError
+        Where the broker does not answer.
+    """
     try:
         low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=TIMEOUT_S)
     except KafkaException as exc:

@@ -50,6 +50,8 @@ class Quarantine:
     Attributes
     ----------
     causes : tuple of str
+    severity_min : str
+        Milder alerts are news, as of a producer's new schema, and their span is as good as any other.
     before_ms, after_ms : int
         Event time ahead of the first faulty window, and behind the one that resolved the incident.
     settle_ms : int
@@ -57,9 +59,14 @@ class Quarantine:
     """
 
     causes: tuple[str, ...] = ("data", "us")
+    severity_min: str = "warning"
     before_ms: int = 6 * 3_600_000
     after_ms: int = 24 * 3_600_000
     settle_ms: int = 7 * 86_400_000
+
+    def takes(self, cause: str, severity: str) -> bool:
+        """Whether alerts of that cause and severity keep their span out of training sets."""
+        return cause in self.causes and SEVERITIES.index(severity) >= SEVERITIES.index(self.severity_min)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ class Policy:
         _require(0 <= self.parity <= 1, "parity", "a share, 0 to 1", self.parity)
         _require(self.severity_min in SEVERITIES, "severity_min", f"one of {SEVERITIES}", self.severity_min)
         _require(set(self.quarantine.causes) <= set(CAUSES), "causes", f"some of {CAUSES}", self.quarantine.causes)
+        least = self.quarantine.severity_min
+        _require(least in SEVERITIES, "quarantine.severity_min", f"one of {SEVERITIES}", least)
         _require(bool(self.expected), "monitors.expected", "at least one monitor", self.expected)
 
 
@@ -213,7 +222,7 @@ def _never(policy: Policy, state: State, alert: Mapping[str, Any], at_ms: int) -
     """The decision on what cannot retrain, now or later."""
     if alert["status"] == "resolved":
         return Decision("ignore", "resolved")
-    if alert["cause"] in policy.quarantine.causes:
+    if policy.quarantine.takes(alert["cause"], alert["severity"]):
         return Decision("quarantine", f"cause {alert['cause']}: the span is kept out of training sets")
     if alert["cause"] != "world":
         return Decision("ignore", f"cause {alert['cause']}: retraining cannot help")
@@ -263,7 +272,7 @@ def quarantine_spans(policy: Policy, alerts: Iterable[Mapping[str, Any]], until_
     first: dict[str, int] = {}
     last: dict[str, int | None] = {}
     for each in alerts:
-        if each["cause"] not in policy.quarantine.causes or each["window_end"] > until_ms:
+        if not policy.quarantine.takes(each["cause"], each["severity"]) or each["window_end"] > until_ms:
             continue
         first.setdefault(each["incident_id"], each["window_start"] - policy.quarantine.before_ms)
         # An alert's window starts where its incident does.
@@ -318,7 +327,9 @@ def _policy(found: Any) -> Policy:
             values[name] = found[name]
     monitors = _mapping("monitors", found.get("monitors", {}), {"expected", "retrain"})
     values |= {name: _names(f"monitors.{name}", value) for name, value in monitors.items()}
-    quarantine = _mapping("quarantine", found.get("quarantine", {}), {"causes", "before", "after", "settle"})
+    quarantine = _mapping(
+        "quarantine", found.get("quarantine", {}), {"causes", "severity_min", "before", "after", "settle"}
+    )
     spans: dict[str, Any] = {
         f"{name}_ms": parse_duration(f"quarantine.{name}", quarantine[name])
         for name in ("before", "after", "settle")
@@ -326,6 +337,8 @@ def _policy(found: Any) -> Policy:
     }
     if "causes" in quarantine:
         spans["causes"] = _names("quarantine.causes", quarantine["causes"])
+    if "severity_min" in quarantine:
+        spans["severity_min"] = quarantine["severity_min"]
     return Policy(**values, quarantine=Quarantine(**spans))
 
 

@@ -246,6 +246,10 @@ def test_wrong_features_are_an_incident_of_ours_until_they_are_right(peace: dict
     well, opened, still, over = peace["watched"]
     assert (well["code"], well["mismatches"], well["alerts"]) == (0, 0, [])
     assert well["requests"] > 500
+    topics = {each["topic"]: each for each in well["topics"]}
+    assert set(topics) == {f"flights.{name}" for name in ("requests", "departures", "arrivals", "weather")}
+    assert not any(each["wrong"] for each in topics.values())
+    assert topics["flights.requests"]["schemas"] == [1]
     assert (opened["code"], opened["mismatches"]) == (1, 10)
     (alert,) = opened["alerts"]
     assert (alert["status"], alert["cause"], alert["monitor"], alert["severity"]) == (
