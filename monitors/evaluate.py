@@ -11,12 +11,14 @@ features     day        7 days                          traffic unlike the refer
 performance  day        7 days of arrived labels        losses unlike those of the reference
 sequential   day        every hour since the version    a rise of the loss, by river's ADWIN; or as told, see
                                                         :mod:`monitors.sequential`
+shift        day        7 days                          traffic unlike that of other days, where it is told which: see
+                                                        :mod:`monitors.shift`
 ===========  =========  ==============================  =======================================================
 
 Features and performance judge every segment that the reference knows as well, see :mod:`monitors.segments`.
 
 With the days' windows come two that judge nothing: ``estimate`` tells how well the model is likely to do, ``budget``
-how many false alarms the looks of features and performance were worth in the last 30 days.
+how many false alarms the looks of features, performance and shift were worth in the last 30 days.
 """
 
 import hashlib
@@ -39,6 +41,7 @@ from monitors.profiles import WINDOW_HOURS
 from monitors.reference import Reference
 from monitors.segments import SPAN_MS, only
 from monitors.sequential import Sequential, SequentialSpec
+from monitors.shift import SHIFT, Against, Shift
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
 from monitors.watchers import Result, SegmentWindow, Window, estimate_window, feature_window, performance_window
@@ -63,9 +66,11 @@ class MonitorSettings:
     segment_rows_min : int
         Of a segment's. Its thresholds are drawn from windows as small as its own.
     false_retrains_a_month : float
-        The budget of a model: alarms of features and performance to expect in 30 days while nothing changes.
+        The budget of a model: alarms of features, performance and shift to expect in 30 days while nothing changes.
     sequential : tuple of SequentialSpec
         Detectors of river, each on one series.
+    against : tuple of Against
+        What else than its training traffic is compared with; each has incidents of its own.
     hour_labels_min : int
         Fewest labels, or requests where it is scores, of an hour for those to hear it.
     patience : mapping of monitor to Patience
@@ -77,6 +82,7 @@ class MonitorSettings:
     segment_rows_min: int = 200
     false_retrains_a_month: float = 0.25
     sequential: tuple[SequentialSpec, ...] = (SequentialSpec("log_loss", "adwin"),)
+    against: tuple[Against, ...] = ()
     hour_labels_min: int = 10
     patience: Mapping[str, Patience] = field(
         default_factory=lambda: {
@@ -84,6 +90,7 @@ class MonitorSettings:
             "features": Patience(resolve_after=3, renew=True),
             "performance": Patience(resolve_after=3, renew=True),
             "sequential": Patience(resolve_after=14),
+            SHIFT: Patience(resolve_after=3, renew=True),
         }
     )
 
@@ -139,7 +146,9 @@ class ModelMonitor:
         self._counted: tuple[Sketches, Reference, Tally] | None = None
         self._waiting = Matcher()
         self._sequential = self._detectors(None)
-        self._budget = Budget(self.settings.false_retrains_a_month, len(_SPENDING), _WINDOW_DAYS)
+        self._shift = Shift(self.settings.against, self.settings.rows_min)
+        looks = len(_SPENDING) + len(self.settings.against)
+        self._budget = Budget(self.settings.false_retrains_a_month, looks, _WINDOW_DAYS)
 
     def add_sketches(self, version: str, sketches: Sketches) -> None:
         """Hear what a version was asked. Tiles already judged are too late for their hour; their day may still count.
@@ -153,7 +162,8 @@ class ModelMonitor:
             raise SketchError(f"expected tiles of {TILE_MS} ms, got {sketches.tile_ms}")
         track = self._tracks.setdefault(version, _Track())
         track.hours = _added(track.hours, sketches)
-        track.days = _added(track.days, sketches.coarsen(DAY_MS))
+        track.days = _added(track.days, days := sketches.coarsen(DAY_MS))
+        self._shift.add(days)
 
     def add_segments(self, version: str, sketches: Sketches) -> None:
         """Hear what a version was asked, by segment, see :func:`monitors.segments.sketch_segments`.
@@ -324,8 +334,25 @@ class ModelMonitor:
             windows.append(Window(self.model, version, monitor, begun, end, results))
             for segment, finding in findings.items():
                 alerts += self._judged(version, monitor, segment, (begun, end), finding)
+        alerts += self._judge_shift(end, version, reference, windows)
         if reference is not None:
             windows.append(Window(self.model, version, "budget", end - MONTH_DAYS * DAY_MS, end, self._spent(end)))
+
+    def _judge_shift(self, end: int, version: str, reference: Reference | None, windows: list[Window]) -> list[Alert]:
+        """Traffic against other days of it: an incident of it is about no version, and outlives them."""
+        if not self.settings.against:
+            return []
+        results: tuple[Result, ...] = ()
+        findings: dict[str, Finding] = {}
+        if reference is not None:
+            results, findings = self._shift.judge(
+                end, reference, self._budget.usual, lambda segment, p: self._spend(SHIFT, end, p, segment)
+            )
+        window = (end - _WINDOW_DAYS * DAY_MS, end)
+        windows.append(Window(self.model, version, SHIFT, *window, results))
+        return [
+            alert for segment, each in findings.items() for alert in self._judged(version, SHIFT, segment, window, each)
+        ]
 
     def _segments(
         self, monitor: str, table: Sketches | None, reference: Reference, start: int, end: int
@@ -338,8 +365,8 @@ class ModelMonitor:
             for name, part in reference.segments.items()
         ]
 
-    def _spend(self, monitor: str, end: int, p_value: float) -> float:
-        return self._budget.look(end, p_value, self._book.is_open(monitor, ""))
+    def _spend(self, monitor: str, end: int, p_value: float, segment: str = "") -> float:
+        return self._budget.look(end, p_value, self._book.is_open(monitor, segment))
 
     def _spent(self, end: int) -> tuple[Result, ...]:
         """What the budget's last 30 days came to: it has no monitor of its own and never fires."""
@@ -359,6 +386,7 @@ class ModelMonitor:
         """Drop what no later window can need."""
         now = self._next_hour or 0
         self._waiting.forget(now - 1)
+        self._shift.forget(now)
         reference = self._references.get(self._version or "")
         days = reference.window_days if reference is not None else 1
         keep_hours, keep_days = now - WINDOW_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
@@ -388,7 +416,9 @@ class ModelMonitor:
         }
         tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
         return checkpoint.encode(
-            checkpoint.State(self.model, self.settings.version, plain, detectors, tracks, *self._waiting.state())
+            checkpoint.State(
+                self.model, self.settings.version, plain, detectors, tracks, *self._waiting.state(), self._shift.state()
+            )
         )
 
     @staticmethod
@@ -411,6 +441,7 @@ class ModelMonitor:
         monitor._sequential = monitor._detectors(monitor._version)
         monitor._sequential.restore(state.detectors, plain["scores"])
         monitor._waiting = Matcher(state.answers, state.labels)
+        monitor._shift.restore(state.shift)
         monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}
         return monitor
 

@@ -245,9 +245,9 @@ def test_other_detectors_after_a_restart_begin_anew_and_those_that_stay_go_on():
 
 def test_an_older_layout_is_refused():
     payload = new().to_bytes()
-    assert LAYOUT == 4
-    for older in (2, 3):
-        with pytest.raises(CheckpointError, match=f"layout 4, got bytes that start '{older << 1:02x}"):
+    assert LAYOUT == 5
+    for older in (3, 4):
+        with pytest.raises(CheckpointError, match=f"layout 5, got bytes that start '{older << 1:02x}"):
             ModelMonitor.from_bytes(bytes([older << 1]) + payload[1:], {}.get)
 
 
