@@ -12,7 +12,8 @@ reference          a window of 7 days is compared with                 what it m
 
 Thresholds are drawn as those of `features` are (:mod:`monitors.thresholds`), anew every week where a reference moves:
 from what it was on the last day whose number is a multiple of 7, so that who starts from a checkpoint draws the same.
-What lasts becomes usual: against a trailing reference an incident closes once most of it is of the new kind.
+What lasts becomes usual: against days that move an incident closes one to five weeks after a change, as soon as days of
+the new kind are among those that thresholds are drawn from, or are the reference itself. Against a span it stays.
 """
 
 import re
@@ -42,6 +43,8 @@ DRAWN_DAYS: Final = 2 * WINDOW_DAYS
 PAIRS_DAYS: Final = 6 * WINDOW_DAYS
 """Days that pairs of windows are drawn from, of which a week may be missing."""
 REDRAWN_DAYS: Final = 7
+REACH_DAYS_MAX: Final = 400
+"""Longest that a reference is or lies back, since all of it is in every checkpoint."""
 _SEED: Final = 0
 
 _Columns = tuple[tuple[str, ...], tuple[Kind, ...]]
@@ -129,7 +132,7 @@ def parse_against(texts: Sequence[str]) -> tuple[Against, ...]:
     Raises
     ------
     AgainstError
-        Where a text is none, is not of whole days or too short to draw thresholds from, or comes twice.
+        Where a text is none, is not of whole days, too long or too short to draw thresholds from, or comes twice.
     """
     found = tuple(_parsed(text) for text in texts)
     if twice := sorted({each.text for each in found if found.count(each) > 1}):
@@ -147,9 +150,9 @@ def _parsed(text: str) -> Against:
         raise AgainstError(f"expected {', '.join(FORMS[:-1])} or {FORMS[-1]}, such as trailing:28d, earlier:7d or "
                            f"2013-01-01..2013-02-01, got {text!r}")  # fmt: skip
     length = dates[1] - dates[0]
-    if dates[0] % DAY_MS or length % DAY_MS or length < DRAWN_DAYS * DAY_MS:
+    if dates[0] % DAY_MS or length % DAY_MS or not DRAWN_DAYS * DAY_MS <= length <= REACH_DAYS_MAX * DAY_MS:
         raise AgainstError(
-            f"{text}: expected whole days, UTC, {DRAWN_DAYS} of them at least, the first before the last"
+            f"{text}: expected whole days, UTC, {DRAWN_DAYS} to {REACH_DAYS_MAX} of them, the first before the last"
         )
     return Against("fixed", length // DAY_MS, dates[0] // DAY_MS)
 
@@ -159,8 +162,8 @@ def _days(text: str, duration: str, least: int) -> int:
         days, rest = divmod(parse_duration(text.partition(":")[0], duration), DAY_MS)
     except PolicyError as exc:
         raise AgainstError(str(exc)) from exc
-    if rest or days < least:
-        raise AgainstError(f"{text}: expected whole days, {least} d at least, got {duration}")
+    if rest or not least <= days <= REACH_DAYS_MAX:
+        raise AgainstError(f"{text}: expected whole days, {least} d to {REACH_DAYS_MAX} d, got {duration}")
     return days
 
 
@@ -199,9 +202,9 @@ class Shift:
 
     def add(self, days: Sketches) -> None:
         """Hear what was asked, in tiles of a day."""
-        if not self._against:
+        inputs = _without_scores(days) if self._against else None
+        if inputs is None or not inputs.names:
             return
-        inputs = _without_scores(days)
         held = self._held.setdefault((inputs.names, inputs.kinds), {})
         for i, day in enumerate((inputs.tiles // DAY_MS).tolist()):
             more = inputs.take([i])
