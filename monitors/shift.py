@@ -46,6 +46,9 @@ REDRAWN_DAYS: Final = 7
 REACH_DAYS_MAX: Final = 400
 """Longest that a reference is or lies back, since all of it is in every checkpoint."""
 _SEED: Final = 0
+_DRAWN: Final = Calibration(weekdays=True)
+"""Short references know weekdays from few weeks. Of streams whose days resemble the ones before, ``trailing:14d`` raised
+0.46 in 30 days at a budget of 0.25 without allowing for it and 0.10 with it, ``trailing:28d`` 0.17 and 0.11."""
 
 _Columns = tuple[tuple[str, ...], tuple[Kind, ...]]
 _Nulls = Mapping[str, tuple[Null, ...]]
@@ -270,7 +273,7 @@ class Shift:
         least, draw = (PAIRS_DAYS - 7, pair_nulls) if each.kind == "earlier" else (DRAWN_DAYS, distance_nulls)
         if days is None or len(days.tiles) < least:
             return {}
-        nulls = draw(columns, days, np.random.default_rng([_SEED, key[0][0]]), Calibration())
+        nulls = draw(columns, days, np.random.default_rng([_SEED, key[0][0]]), _DRAWN)
         self._drawn[each.text] = (key, nulls)
         return nulls
 
