@@ -334,25 +334,17 @@ class ModelMonitor:
             windows.append(Window(self.model, version, monitor, begun, end, results))
             for segment, finding in findings.items():
                 alerts += self._judged(version, monitor, segment, (begun, end), finding)
-        alerts += self._judge_shift(end, version, reference, windows)
+        if self.settings.against:
+            alerts += self._judge_shift(end, version, reference, windows)
         if reference is not None:
             windows.append(Window(self.model, version, "budget", end - MONTH_DAYS * DAY_MS, end, self._spent(end)))
 
     def _judge_shift(self, end: int, version: str, reference: Reference | None, windows: list[Window]) -> list[Alert]:
         """Traffic against other days of it: an incident of it is about no version, and outlives them."""
-        if not self.settings.against:
-            return []
-        results: tuple[Result, ...] = ()
-        findings: dict[str, Finding] = {}
-        if reference is not None:
-            results, findings = self._shift.judge(
-                end, reference, self._budget.usual, lambda segment, p: self._spend(SHIFT, end, p, segment)
-            )
         window = (end - _WINDOW_DAYS * DAY_MS, end)
+        results, findings = self._shift.judge(end, reference, self._budget.usual, partial(self._spend, SHIFT, end))
         windows.append(Window(self.model, version, SHIFT, *window, results))
-        return [
-            alert for segment, each in findings.items() for alert in self._judged(version, SHIFT, segment, window, each)
-        ]
+        return [alert for name, each in findings.items() for alert in self._judged(version, SHIFT, name, window, each)]
 
     def _segments(
         self, monitor: str, table: Sketches | None, reference: Reference, start: int, end: int

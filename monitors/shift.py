@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
@@ -215,7 +215,7 @@ class Shift:
             held[day] = _Day(merge([held[day].table, more]) if day in held else more)
 
     def judge(
-        self, end_ms: int, reference: Reference, usual: float, spend: Callable[[str, float], float]
+        self, end_ms: int, reference: Reference | None, usual: float, spend: Callable[[float, str], float]
     ) -> tuple[tuple[Result, ...], dict[str, Finding]]:
         """Judge the week that ends here against every reference.
 
@@ -223,12 +223,12 @@ class Shift:
         ----------
         end_ms : int
             Of a day.
-        reference : Reference
-            Of the version in charge: it says which columns may raise an alarm.
+        reference : Reference, optional
+            Of the version in charge: it says which columns may raise an alarm. Without one nothing is judged.
         usual : float
             Level of a look that is not judged.
-        spend : callable of (str, float) to float
-            Level of the look at a reference, by its text and the p-value; see :class:`monitors.budget.Budget`.
+        spend : callable of (float, str) to float
+            Level of a look by its p-value, as of :data:`monitors.watchers.Spend`, and by the text of its reference.
 
         Returns
         -------
@@ -236,16 +236,16 @@ class Shift:
             Segments and keys are the texts of the references.
         """
         results: tuple[Result, ...] = ()
-        findings = {}
+        findings: dict[str, Finding] = {}
+        if reference is None:
+            return results, findings
         for each in self._against:
-            found, findings[each.text] = self._look(
-                each, end_ms // DAY_MS, reference, usual, partial(spend, each.text)
-            )  # fmt: skip
+            found, findings[each.text] = self._look(each, end_ms // DAY_MS, reference, usual, spend)
             results += found
         return results, findings
 
     def _look(
-        self, each: Against, end: int, reference: Reference, usual: float, spend: Callable[[float], float]
+        self, each: Against, end: int, reference: Reference, usual: float, spend: Callable[[float, str], float]
     ) -> tuple[tuple[Result, ...], Finding]:
         columns = {name: spec for name, spec in sorted(reference.columns.items()) if spec.kind != "score"}
         held = self._held.get((tuple(columns), tuple(spec.kind for spec in columns.values())), {})
@@ -260,7 +260,7 @@ class Shift:
             enough = enough and enough_days(before, WINDOW_DAYS, self._rows_min)
         whole = before.collapse()
         tests = distances(window, reference, {name: whole.column(name) for name in whole.names}, nulls, each.text)
-        results, _ = judge(tests, (), enough, usual, spend)
+        results, _ = judge(tests, (), enough, usual, lambda p_value: spend(p_value, each.text))
         return results, _finding(each, results, enough)
 
     def _nulls(

@@ -275,7 +275,7 @@ def test_windows_of_a_pair_have_every_weekday_once_and_no_day_in_common():
     assert (one.sum(axis=0) > 0).all()
 
 
-def look(budget: Budget, end_ms: int, is_open: bool, _: str, p_value: float) -> float:
+def look(budget: Budget, end_ms: int, is_open: bool, p_value: float, _: str) -> float:
     return budget.look(end_ms, p_value, is_open)
 
 
