@@ -4,7 +4,6 @@ What a span may differ by is drawn from the days of the reference, as thresholds
 that a chance as of independent rows would find a difference between any two weeks.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,12 +17,13 @@ from monitors.comparison import Comparison
 from monitors.figures import Figures, compare
 from monitors.policy import PolicyError, parse_duration
 from monitors.reference import ColumnSpec, Null, Reference
+from monitors.shift import FORMS, dates_of
 from monitors.sketches import Sketches, merge
 from monitors.thresholds import DAY_MS, HOUR_MS, Calibration, distance_nulls
 
 __all__ = ["REFERENCES", "Span", "compare_spans", "current_span", "reference_span"]
 
-REFERENCES: Final = ("training", "trailing:DURATION", "earlier:DURATION", "FROM..TO")
+REFERENCES: Final = ("training", *FORMS)
 CURRENTS: Final = ("last:DURATION", "FROM..TO")
 _BATCH_MS: Final = 31 * DAY_MS
 """That a batch of a replay spans at most; its sketch is on the last of its rows."""
@@ -181,16 +181,11 @@ def _hours(text: str, duration: str) -> int:
 
 
 def _between(text: str, forms: tuple[str, ...]) -> Span:
-    match = re.fullmatch(r"(\S+)\.\.(\S+)", text)
-    try:
-        start, end = (datetime.fromisoformat(each) for each in match.groups()) if match else (None, None)
-    except ValueError:
-        start, end = None, None
-    if start is None or end is None:
+    if (dates := dates_of(text)) is None:
         raise PlatformError(
             f"Expected a span of {' or '.join(forms)}, with dates such as 2013-08-12 or 2013-08-12T06:00, got {text!r}."
         )
-    first, last = (round(each.replace(tzinfo=each.tzinfo or UTC).timestamp() * 1000) for each in (start, end))
+    first, last = dates
     if first >= last or first % HOUR_MS or last % HOUR_MS:
         raise PlatformError(f"{text}: expected whole hours, the first before the last.")
     return Span(first, last)

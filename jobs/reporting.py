@@ -27,6 +27,8 @@ from jobs.reading import client_of
 from jobs.segmenting import Cards
 from monitors import segments
 from monitors.reports import ReportError, draw_report
+from monitors.shift import SHIFT, parse_against
+from schemas.topics import DAY_MS
 
 __all__ = ["Reporter", "main"]
 
@@ -64,7 +66,7 @@ class Reporter:
         return [each for each in opened.values() if each["report"] and not self._file(each).exists()]
 
     def draw(self, alert: Mapping[str, Any]) -> Path:
-        """Draw one report: the rows the model was trained on beside the rows of the alert's window.
+        """Draw one report: the rows the model was trained on, or what else it is about, beside those of its window.
 
         Raises
         ------
@@ -73,7 +75,7 @@ class Reporter:
         ClickHouseError
         """
         current = self._rows(alert, alert["window_start"], alert["window_end"])
-        reference = self._rows(alert, 0, self._trained_until(alert))
+        reference = self._rows(alert, *self._before(alert))
         # A column can be named twice, by two statistics.
         named = dict.fromkeys(each["column"] for each in alert["evidence"])
         order = [name for name in named if name in current] + [name for name in current if name not in named]
@@ -86,6 +88,14 @@ class Reporter:
 
     def _file(self, alert: Mapping[str, Any]) -> Path:
         return self._home / str(alert["report"])
+
+    def _before(self, alert: Mapping[str, Any]) -> tuple[int, int]:
+        """Event time of what the alert's window was compared with."""
+        if alert["monitor"] != SHIFT:
+            return 0, self._trained_until(alert)
+        (against,) = parse_against([alert["segment"]])
+        first, last = against.span(int(alert["window_end"]) // DAY_MS)
+        return first * DAY_MS, last * DAY_MS
 
     def _trained_until(self, alert: Mapping[str, Any]) -> int:
         """Event time at which the training set of the alert's model ended; the alert's window where it had none."""

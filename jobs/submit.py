@@ -21,6 +21,7 @@ from jobs.tables import Broker
 from monitors.evaluate import MonitorSettings
 from monitors.segments import SegmentError
 from monitors.sequential import SpecError, parse_specs
+from monitors.shift import AgainstError, parse_against
 
 __all__ = ["Plan", "main", "submit"]
 
@@ -46,6 +47,7 @@ REPO = Path(__file__).parents[1] / "features"
 @click.option("--mode", type=click.Choice(["as-of", "latest"]), default="as-of", help="Where scoring reads features.")
 @click.option("--false-retrains", type=float, default=MonitorSettings.false_retrains_a_month, help="A month (drift).")
 @click.option("--sequential", multiple=True, metavar="SERIES:DETECTOR", help="Detectors that listen (drift).")
+@click.option("--against", multiple=True, metavar="REFERENCE", help="What weeks are compared with (drift).")
 @click.option("--jar", "jars", multiple=True, type=Path, help="Archives that go with the job.")
 @click.option("--checkpoint-ms", type=click.IntRange(100), default=Cluster.checkpoint_ms, help="Between checkpoints.")
 @click.option("--bounded", is_flag=True, help="Read what the topics hold now, and end.")
@@ -63,6 +65,7 @@ def main(
     mode: str,
     false_retrains: float,
     sequential: Sequence[str],
+    against: Sequence[str],
     jars: Sequence[Path],
     checkpoint_ms: int,
     bounded: bool,
@@ -83,6 +86,7 @@ def main(
         mode,
         false_retrains,
         tuple(sequential),
+        tuple(against),
         checkpoint_ms,
         bounded,
     )
@@ -91,7 +95,7 @@ def main(
         for job in jobs:
             found = submit(job, plan, definitions, checkpoints.get(job, ""))
             print(json.dumps({"job": job, "id": found}), flush=True)  # noqa: T201
-    except (RepoError, SegmentError, SpecError, UnsupportedViewError) as exc:
+    except (AgainstError, RepoError, SegmentError, SpecError, UnsupportedViewError) as exc:
         raise click.ClickException(str(exc)) from exc
     # The Java gateway keeps threads; nothing is left to do.
     os._exit(0)
@@ -112,6 +116,7 @@ class Plan:
     mode: str
     false_retrains: float
     sequential: tuple[str, ...]
+    against: tuple[str, ...]
     checkpoint_ms: int
     bounded: bool
 
@@ -119,7 +124,9 @@ class Plan:
     def settings(self) -> MonitorSettings:
         """Of the drift job."""
         sequential = parse_specs(self.sequential) or MonitorSettings.sequential
-        return MonitorSettings(false_retrains_a_month=self.false_retrains, sequential=sequential)
+        return MonitorSettings(
+            false_retrains_a_month=self.false_retrains, sequential=sequential, against=parse_against(self.against)
+        )
 
 
 def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
@@ -134,8 +141,8 @@ def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:
     ------
     RepoError, SegmentError, UnsupportedViewError
         Where the repo cannot give what the job needs.
-    SpecError
-        For a series or detector that does not exist.
+    SpecError, AgainstError
+        For a series or detector that does not exist, or no reference.
     click.BadParameter
         For a job that does not exist.
     """

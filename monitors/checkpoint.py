@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _SCHEMA = fastavro.parse_schema(
             {"name": "tracks", "type": {"type": "array", "items": _TRACK}},
             {"name": "answers", "type": {"type": "map", "values": "bytes"}, "doc": "By version; monitors.matching."},
             {"name": "labels", "type": "bytes", "doc": "Those without answers; monitors.matching."},
+            {"name": "shift", "type": {"type": "array", "items": "bytes"}, "doc": "Days; monitors.sketch_codec."},
         ],
     }
 )
@@ -60,6 +61,8 @@ class State:
     tracks : mapping of model version to (since, tables)
     answers : mapping of model version to bytes
     labels : bytes
+    shift : sequence of bytes
+        Of each day that is held for :mod:`monitors.shift`.
     """
 
     model: str
@@ -69,6 +72,7 @@ class State:
     tracks: Mapping[str, tuple[int, Mapping[str, Sketches | None]]]
     answers: Mapping[str, bytes]
     labels: bytes
+    shift: Sequence[bytes]
 
 
 def encode(state: State) -> bytes:
@@ -90,6 +94,7 @@ def encode(state: State) -> bytes:
         "tracks": tracks,
         "answers": dict(state.answers),
         "labels": state.labels,
+        "shift": list(state.shift),
     }
     out = io.BytesIO()
     fastavro.schemaless_writer(out, _SCHEMA, record)
@@ -125,6 +130,7 @@ def decode(payload: bytes) -> State:
             tracks,
             record["answers"],
             record["labels"],
+            record["shift"],
         )
     except Exception as exc:  # fastavro and json raise whatever the bytes led them into
         raise CheckpointError(f"expected monitor state, got {len(payload)} bytes that do not decode: {exc!r}") from exc

@@ -11,6 +11,8 @@ features     day        7 days                          traffic unlike the refer
 performance  day        7 days of arrived labels        losses unlike those of the reference
 sequential   day        every hour since the version    a rise of the loss, by river's ADWIN; or as told, see
                                                         :mod:`monitors.sequential`
+shift        day        7 days                          traffic unlike that of other days, where it is told which: see
+                                                        :mod:`monitors.shift`
 ===========  =========  ==============================  =======================================================
 
 Features and performance judge every segment that the reference knows as well, see :mod:`monitors.segments`.
@@ -39,6 +41,7 @@ from monitors.profiles import WINDOW_HOURS
 from monitors.reference import Reference
 from monitors.segments import SPAN_MS, only
 from monitors.sequential import Sequential, SequentialSpec
+from monitors.shift import SHIFT, Against, Shift
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
 from monitors.watchers import Result, SegmentWindow, Window, estimate_window, feature_window, performance_window
@@ -66,6 +69,8 @@ class MonitorSettings:
         The budget of a model: alarms of all monitors but `data` to expect in 30 days while nothing changes.
     sequential : tuple of SequentialSpec
         Detectors of river, each on one series.
+    against : tuple of Against
+        What else than its training traffic is compared with; each has incidents of its own.
     patience : mapping of monitor to Patience
         Data incidents open at once, since a faulty feed harms every prediction, and close after six quiet hours.
     """
@@ -75,12 +80,14 @@ class MonitorSettings:
     segment_rows_min: int = 200
     false_retrains_a_month: float = 0.375
     sequential: tuple[SequentialSpec, ...] = (SequentialSpec("log_loss", "adwin"),)
+    against: tuple[Against, ...] = ()
     patience: Mapping[str, Patience] = field(
         default_factory=lambda: {
             "data": Patience(resolve_after=6, epoch_ms=7 * DAY_MS),
             "features": Patience(resolve_after=3, renew=True),
             "performance": Patience(resolve_after=3, renew=True),
             "sequential": Patience(resolve_after=14),
+            SHIFT: Patience(resolve_after=3, renew=True),
         }
     )
 
@@ -136,7 +143,9 @@ class ModelMonitor:
         self._counted: tuple[Sketches, Reference, Tally] | None = None
         self._waiting = Matcher()
         self._sequential = self._detectors(None)
-        self._budget = Budget(self.settings.false_retrains_a_month, len(_SPENDING), _WINDOW_DAYS)
+        self._shift = Shift(self.settings.against, self.settings.rows_min)
+        looks = len(_SPENDING) + len(self.settings.against)
+        self._budget = Budget(self.settings.false_retrains_a_month, looks, _WINDOW_DAYS)
 
     def add_sketches(self, version: str, sketches: Sketches) -> None:
         """Hear what a version was asked. Tiles already judged are too late for their hour; their day may still count.
@@ -150,7 +159,8 @@ class ModelMonitor:
             raise SketchError(f"expected tiles of {TILE_MS} ms, got {sketches.tile_ms}")
         track = self._tracks.setdefault(version, _Track())
         track.hours = _added(track.hours, sketches)
-        track.days = _added(track.days, sketches.coarsen(DAY_MS))
+        track.days = _added(track.days, days := sketches.coarsen(DAY_MS))
+        self._shift.add(days)
 
     def add_segments(self, version: str, sketches: Sketches) -> None:
         """Hear what a version was asked, by segment, see :func:`monitors.segments.sketch_segments`.
@@ -325,8 +335,17 @@ class ModelMonitor:
             windows.append(Window(self.model, version, monitor, begun, end, results))
             for segment, finding in findings.items():
                 alerts += self._judged(version, monitor, segment, (begun, end), finding)
+        if self.settings.against:
+            alerts += self._judge_shift(end, version, reference, windows)
         if reference is not None:
             windows.append(Window(self.model, version, "budget", end - MONTH_DAYS * DAY_MS, end, self._spent(end)))
+
+    def _judge_shift(self, end: int, version: str, reference: Reference | None, windows: list[Window]) -> list[Alert]:
+        """Traffic against other days of it: an incident of it is about no version, and outlives them."""
+        window = (end - _WINDOW_DAYS * DAY_MS, end)
+        results, findings = self._shift.judge(end, reference, self._budget.usual, partial(self._spend, SHIFT, end))
+        windows.append(Window(self.model, version, SHIFT, *window, results))
+        return [alert for name, each in findings.items() for alert in self._judged(version, SHIFT, name, window, each)]
 
     def _segments(
         self, monitor: str, table: Sketches | None, reference: Reference, start: int, end: int
@@ -339,8 +358,8 @@ class ModelMonitor:
             for name, part in reference.segments.items()
         ]
 
-    def _spend(self, monitor: str, end: int, p_value: float) -> float:
-        return self._budget.look(end, p_value, self._book.is_open(monitor, ""))
+    def _spend(self, monitor: str, end: int, p_value: float, segment: str = "") -> float:
+        return self._budget.look(end, p_value, self._book.is_open(monitor, segment))
 
     def _spent(self, end: int) -> tuple[Result, ...]:
         """What the budget's last 30 days came to: it has no monitor of its own and never fires."""
@@ -360,6 +379,7 @@ class ModelMonitor:
         """Drop what no later window can need."""
         now = self._next_hour or 0
         self._waiting.forget(now - 1)
+        self._shift.forget(now)
         reference = self._references.get(self._version or "")
         days = reference.window_days if reference is not None else 1
         keep_hours, keep_days = now - WINDOW_HOURS * HOUR_MS, (now // DAY_MS - days) * DAY_MS
@@ -389,7 +409,9 @@ class ModelMonitor:
         }
         tracks = {version: (each.since, each.tables()) for version, each in sorted(self._tracks.items())}
         return checkpoint.encode(
-            checkpoint.State(self.model, self.settings.version, plain, detectors, tracks, *self._waiting.state())
+            checkpoint.State(
+                self.model, self.settings.version, plain, detectors, tracks, *self._waiting.state(), self._shift.state()
+            )
         )
 
     @staticmethod
@@ -412,6 +434,7 @@ class ModelMonitor:
         monitor._sequential = monitor._detectors(monitor._version)
         monitor._sequential.restore(state.detectors, plain["sequential"])
         monitor._waiting = Matcher(state.answers, state.labels)
+        monitor._shift.restore(state.shift)
         monitor._tracks = {version: _Track(since, **tables) for version, (since, tables) in state.tracks.items()}
         return monitor
 

@@ -37,10 +37,21 @@ from monitors.series import HOUR_ROWS_MIN, SCORES, SERIES, hourly, score_column
 from monitors.sketches import Sketches
 from monitors.statistics import COUNT_DISTANCES, group_by_mass, regroup, tail_limits
 
-__all__ = ["DAY_MS", "HOUR_MS", "Calibration", "SegmentedSpan", "build_reference", "distance_nulls", "draw_windows"]
+__all__ = [
+    "DAY_MS",
+    "HOUR_MS",
+    "Calibration",
+    "SegmentedSpan",
+    "build_reference",
+    "distance_nulls",
+    "draw_pairs",
+    "draw_windows",
+    "pair_nulls",
+]
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
+_FOREVER_DAYS: Final = 10**9
 
 
 @dataclass(frozen=True)
@@ -209,6 +220,27 @@ def draw_windows(days: Ints, settings: Calibration, random: np.random.Generator)
     return weights[:, days - days[0]]
 
 
+def draw_pairs(days: Ints, settings: Calibration, random: np.random.Generator) -> tuple[Ints, Ints]:
+    """Two windows of each replicate without a day in common, each as of :func:`draw_windows`.
+
+    Both are cut into the same blocks of weekdays, and a block of one is of another week than that of the other.
+    """
+    span = int(days[-1] - days[0]) + 1
+    weights = np.zeros((2, settings.replicates, span), dtype=np.int64)
+    row = np.arange(settings.replicates)
+    phase = random.integers(0, 7, settings.replicates)
+    for offset in range(0, settings.window_days, settings.block_days):
+        length = min(settings.block_days, settings.window_days - offset)
+        first = (phase + offset) % 7
+        weeks = (span - length - first) // 7 + 1
+        one, other = random.integers(0, weeks), random.integers(0, weeks - 1)
+        for side, week in enumerate((one, other + (other >= one))):
+            for i in range(length):
+                np.add.at(weights[side], (row, first + 7 * week + i), 1)
+    held = days - days[0]
+    return weights[0][:, held], weights[1][:, held]
+
+
 def day_matrix(days: Sketches, name: str) -> tuple[Ints, Ints]:
     """Codes of one column's buckets, ascending, and their counts, shape (days, buckets)."""
     c = days.names.index(name)
@@ -234,7 +266,45 @@ def distance_nulls(
     settings : Calibration
     """
     inside = draw_windows(days.tiles // DAY_MS, settings, random)
-    outside = (inside == 0).astype(np.int64)
+    drawn, shares = _drawn_distances(columns, days, (inside == 0).astype(np.int64), inside, tails=True)
+    memory = _memory(days, shares, random, settings)
+    return _fitted(drawn, memory, len(days.tiles), settings)
+
+
+def pair_nulls(
+    columns: Mapping[str, ColumnSpec], days: Sketches, random: np.random.Generator, settings: Calibration
+) -> dict[str, tuple[Null, ...]]:
+    """What the distances of two windows, one as short as the other, are while nothing is wrong, drawn from days.
+
+    Where the block of one window comes from another week than that of the other, their difference varies as that of
+    two windows of other days does: nothing is too narrow for weekdays that are known from few weeks, but fewer
+    independent days are known. Of tails there are no nulls: how far they reach one window does not know.
+
+    Parameters
+    ----------
+    columns : mapping of name to ColumnSpec
+    days : Sketches
+        Tiles of a day, over three times the days of a window at least.
+    random : numpy Generator
+    settings : Calibration
+    """
+    at = days.tiles // DAY_MS
+    pair = draw_pairs(at, settings, random)
+    drawn, shares = _drawn_distances(columns, days, *pair, tails=False)
+    lagged = autocorrelation(at, shares, settings.window_days - 1, random)
+    # Neither side is a long mean, whose own error `remember` allows for.
+    excess = remember(lagged, _FOREVER_DAYS, settings.window_days, settings.block_days).excess
+    known = remember(lagged, len(at), settings.window_days, settings.block_days).days / _drawn_too_narrow(len(at))
+    return _fitted(drawn, Memory(excess, known), len(at), settings)
+
+
+def _drawn_distances(
+    columns: Mapping[str, ColumnSpec], days: Sketches, outside: Ints, inside: Ints, tails: bool
+) -> tuple[dict[str, dict[str, Floats]], list[Floats]]:
+    """Each distance of each column in every replicate, and what the days of monitored columns are like.
+
+    `outside` and `inside` say how often each day is on either side, shape (replicates, days).
+    """
     drawn: dict[str, dict[str, Floats]] = {}
     shares = []
     for c, name in enumerate(days.names):
@@ -248,14 +318,19 @@ def distance_nulls(
             shape: COUNT_DISTANCES[shape](outside @ matrix, inside @ matrix),
             "null_rate": np.abs(rates[0] - rates[1]),
         }
-        if not text and len(codes):
+        if tails and not text and len(codes):
             drawn[name]["tail"] = _tail_share(codes, matrix, inside)
         if columns[name].role == "monitored":
             shares.append(_day_shares(grouped))
-    memory = _memory(days, shares, random, settings)
+    return drawn, shares
+
+
+def _fitted(
+    drawn: Mapping[str, Mapping[str, Floats]], memory: Memory, days: int, settings: Calibration
+) -> dict[str, tuple[Null, ...]]:
     return {
         name: tuple(
-            _tail_null(values, memory, len(days.tiles), settings)
+            _tail_null(values, memory, days, settings)
             if each == "tail"
             else _distance_null(each, values, memory, settings.distance_floor)
             for each, values in found.items()

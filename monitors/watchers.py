@@ -21,8 +21,11 @@ __all__ = [
     "SegmentWindow",
     "Spend",
     "Window",
+    "distances",
+    "enough_days",
     "estimate_window",
     "feature_window",
+    "judge",
     "performance_window",
     "weigh",
 ]
@@ -146,7 +149,7 @@ class _Test:
     segment: str = ""
 
 
-def _judge(
+def judge(
     tests: Sequence[_Test], parts: Sequence[_Test], enough: bool, usual: float, spend: Spend
 ) -> tuple[tuple[Result, ...], tuple[Result, ...]]:
     """Results of all tests of one look, each at its part of the level; without enough rows nothing is spent or fires.
@@ -186,7 +189,7 @@ def _result(test: _Test, level: float, enough: bool) -> Result:
     )
 
 
-def _distances(
+def distances(
     window: Sketches, reference: Reference, usual: Mapping[str, ColumnSketch], nulls: Mapping[str, tuple[Null, ...]],
     segment: str = "",
 ) -> list[_Test]:  # fmt: skip
@@ -208,7 +211,7 @@ def _distances(
     return tests
 
 
-def _enough(window: Sketches, days: int, rows_min: int) -> bool:
+def enough_days(window: Sketches, days: int, rows_min: int) -> bool:
     """A week without its Sunday is unlike any week for that reason alone."""
     whole = int(window.rows.sum()) >= rows_min and len(window.tiles) == days
     return whole and bool(window.rows.min() >= _WHOLE_DAY * np.median(window.rows))
@@ -237,11 +240,11 @@ def feature_window(
         Findings by segment, that of all traffic under "". What all traffic shows is not told again by segments: theirs
         is what disappears in the whole.
     """
-    enough = _enough(window, reference.window_days, rows_min)
-    judged = [each for each in segments if enough and _enough(each.rows, reference.window_days, segment_rows_min)]
+    enough = enough_days(window, reference.window_days, rows_min)
+    judged = [each for each in segments if enough and enough_days(each.rows, reference.window_days, segment_rows_min)]
     results, parts = _judged(
-        _distances(window, reference, reference.usual, reference.nulls),
-        {each.name: _distances(each.rows, reference, each.reference.usual, each.reference.nulls, each.name)
+        distances(window, reference, reference.usual, reference.nulls),
+        {each.name: distances(each.rows, reference, each.reference.usual, each.reference.nulls, each.name)
          for each in judged},
         judged, enough, usual, spend,
     )  # fmt: skip
@@ -267,7 +270,7 @@ def _judged(
     """Results of all traffic and of each segment; those with an open incident spend nothing."""
     closed = [test for each in segments if not each.is_open for test in parts[each.name]]
     is_open = [test for each in segments if each.is_open for test in parts[each.name]]
-    results, found = _judge(tests, closed, enough, usual, spend)
+    results, found = judge(tests, closed, enough, usual, spend)
     share = 2 * max(sum(test.alarms for told in parts.values() for test in told), 1)
     found += tuple(_result(test, usual / share, enough) for test in is_open)
     return results, {each.name: [told for told in found if told.segment == each.name] for each in segments}

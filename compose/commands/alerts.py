@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from compose.commands.against import against_option
 from compose.commands.sequential import sequential_option
 from compose.commands.target import running_platform
 
@@ -76,6 +77,7 @@ def _plain(alert: dict[str, Any]) -> str:
 @click.option("--false-retrains", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="A_MONTH",
               help="Alarms to expect in 30 days while nothing changes, default 0.25.")  # fmt: skip
 @sequential_option
+@against_option
 @click.option("--from", "start", type=_DAY, help="First day that counts, UTC; what was before is run again as well.")
 @click.option("--to", "end", type=_DAY, help="Day before which the traffic ends, UTC.")
 @click.option("--model", default="delay", show_default=True)
@@ -84,6 +86,7 @@ def replay(
     file: Path | None,
     false_retrains: float | None,
     sequential: tuple[str, ...],
+    against: tuple[str, ...],
     start: datetime | None,
     end: datetime | None,
     model: str,
@@ -92,7 +95,7 @@ def replay(
     """Try a policy on the traffic that the platform has archived.
 
     The monitors hear all sketches and labels again, and the control loop's own rules decide on their alerts. With the
-    policy, the budget and the detectors that were in force, that is what was done.
+    policy, the budget, the detectors and the references that were in force, that is what was done.
 
     \b
     retrains  that the policy would have asked for, after the first model
@@ -116,6 +119,7 @@ def replay(
     from monitors.evaluate import MonitorSettings
     from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
     from monitors.sequential import parse_specs
+    from monitors.shift import parse_against
 
     began = time.monotonic()
     try:
@@ -125,6 +129,7 @@ def replay(
     settings = MonitorSettings(
         false_retrains_a_month=false_retrains or MonitorSettings.false_retrains_a_month,
         sequential=parse_specs(sequential) or MonitorSettings.sequential,
+        against=parse_against(against),
     )
     home, running = running_platform()
     with open_archive(home, running.endpoints.clickhouse, model) as (stored, references), _progress() as progress:

@@ -142,9 +142,9 @@ def spans(reference: str, current: str, model: str, seed: int, as_json: bool) ->
 def budget(kafka: str | None, as_json: bool) -> None:
     """Show what each model's monitors have spent of their false alarms in the last 30 days of event time.
 
-    Every look at a window of features or of labels spends the chance at which it would raise an alarm though nothing
-    has changed; a model whose incident is open spends nothing. `headwater submit drift --false-retrains A_MONTH` sets
-    what there is to spend.
+    Every look at a window of features, of labels or of `--against` spends the chance at which it would raise an alarm
+    though nothing has changed; a model whose incident is open spends nothing. `headwater submit drift --false-retrains
+    A_MONTH` sets what there is to spend.
     """
     from compose.budgets import read_budgets
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from compose.commands.against import against_option
 from compose.commands.sequential import sequential_option
 from compose.commands.target import LOCAL, job_book, running_platform
 from compose.local.home import PlatformError
@@ -38,6 +39,7 @@ __all__ = ["command"]
     help="Alarms to expect in 30 days while nothing changes (drift), default 0.25; see `headwater drift budget`.",
 )
 @sequential_option
+@against_option
 @click.option("--fresh", is_flag=True, help="Every view from the beginning of its topic; writes all rows again.")
 def command(
     jobs: tuple[str, ...],
@@ -50,6 +52,7 @@ def command(
     checkpoint_ms: int | None,
     false_retrains: float | None,
     sequential: tuple[str, ...],
+    against: tuple[str, ...],
     fresh: bool,
 ) -> None:
     """Run JOBS on a Flink cluster: features, scoring, drift.
@@ -78,6 +81,14 @@ def command(
     ddm, eddm        whether more hours than before are worse than usual
     hddm_a, hddm_w   the mean, by bounds that ask for much: slow
     kswin            the distribution of a week beside the two before it
+
+    Each --against has the monitor `shift` compare every week with other days of the same traffic, at thresholds drawn
+    from those days and out of the same budget; UTC days that the job has heard:
+
+    \b
+    trailing:28d             the 28 days before the week, 14 at least
+    earlier:7d               the same 7 days so long ago, 7 days at least
+    2013-01-01..2013-02-01   the days of a span, once it is over, 14 at least; the last does not count
     """
     if repo and _is_flights(repo):
         repo = None  # what runs without --repo
@@ -86,6 +97,8 @@ def command(
     options += ["--false-retrains", str(false_retrains)] if false_retrains else []
     for each in sequential:
         options += ["--sequential", each]
+    for each in against:
+        options += ["--against", each]
     for view in views:
         options += ["--view", view]
     if target != LOCAL and not kafka:

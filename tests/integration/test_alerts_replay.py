@@ -145,6 +145,15 @@ def test_alerts_come_of_the_budget_that_is_asked_for(kept: months.Kept, tmp_path
     assert usual["harm_nats"] < strict["harm_nats"]
 
 
+def test_a_policy_may_retrain_for_traffic_unlike_the_weeks_before(kept: months.Kept, tmp_path: Path) -> None:
+    mine = policy(tmp_path, "shift")
+    assert told(kept, "--policy", mine)["retrains"] == []  # nobody looks
+    (found,) = told(kept, "--policy", mine, "--against", "trailing:28d")["retrains"]
+    assert found["monitor"] == "shift"
+    assert months.RISEN[0] < day_of(found["at"]) <= months.RISEN[0] + 3
+    assert found["false"] is True  # amounts that rise do the model no harm
+
+
 def test_a_span_counts_what_is_in_it(kept: months.Kept) -> None:
     found = told(kept, "--from", f"{pd.Timestamp(at(75), unit='ms'):%Y-%m-%d}")
     assert [each["monitor"] for each in found["retrains"]] == ["performance"]

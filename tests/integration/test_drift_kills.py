@@ -40,12 +40,14 @@ from compose.local.platform import Platform, Running, local_services
 from monitors.detectors import DETECTORS
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.sequential import parse_specs
+from monitors.shift import parse_against
 from monitors.thresholds import DAY_MS, HOUR_MS
 from schemas.codec import Codec
 from schemas.topics import topic
 
 REFERENCE_DAYS, DAYS = 35, 56
 SEQUENTIAL = ("log_loss:adwin", "score:adwin", *(f"bias:{name}" for name in DETECTORS))
+AGAINST = ("trailing:14d", "earlier:7d")
 TIMEOUT_S = 240
 FINDINGS = ("drift.windows", "drift.alerts")
 VICTIMS = ("taskmanager", "python worker", "taskmanager", "python worker", "jobmanager")
@@ -102,7 +104,8 @@ END_MS = START_MS + (REFERENCE_DAYS + DAYS) * DAY_MS
 
 def expected() -> dict[str, list[dict[str, Any]]]:
     """Records of windows and alerts, as the monitors have them."""
-    monitor = ModelMonitor("delay", {"1": REFERENCE}.get, MonitorSettings(sequential=parse_specs(SEQUENTIAL)))
+    settings = MonitorSettings(sequential=parse_specs(SEQUENTIAL), against=parse_against(AGAINST))
+    monitor = ModelMonitor("delay", {"1": REFERENCE}.get, settings)
     monitor.add_sketches("1", inputs(NOW.rows))
     monitor.add_losses("1", losses(NOW.labelled))
     monitor.add_segments("1", segments(NOW.rows, CUT))
@@ -205,8 +208,9 @@ class Job:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._book = JobBook(platform.home, platform.endpoints.kafka, platform.endpoints.flink)
-        detectors = [part for each in SEQUENTIAL for part in ("--sequential", each)]
-        self._book.submit(["drift"], ["--checkpoint-ms", "500", *detectors])
+        told = [part for each in SEQUENTIAL for part in ("--sequential", each)]
+        told += [part for each in AGAINST for part in ("--against", each)]
+        self._book.submit(["drift"], ["--checkpoint-ms", "500", *told])
         self.runs()
 
     def runs(self) -> None:
@@ -272,7 +276,7 @@ def test_alerts_are_the_same_whenever_the_job_is_killed(platform: Platform, requ
     wanted = {name: Counter(as_told(name, each) for each in records) for name, records in expected().items()}
     opened = {(each["monitor"], each["segment"]) for each in expected()["drift.alerts"] if each["status"] == "opened"}
     whole = {("data", "people"), ("features", ""), ("performance", ""), ("sequential", "")}
-    assert opened == whole | {("performance", "origin=phone")}  # or there is little to lose
+    assert opened == whole | {("performance", "origin=phone"), ("shift", "trailing:14d")}  # or there is little to lose
 
     feed, job = Feed(platform.endpoints.kafka), Job(platform)
     for n in range(kills):

@@ -64,11 +64,17 @@ def test_a_report_names_the_columns_of_the_alert_and_is_drawn_once(tmp_path: Pat
         assert "carrier" in page
         assert "origin__event_time" not in page
         assert reporter.pending() == []
+        drawn = {}
+        with patch("jobs.reporting.draw_report", lambda *given: drawn.update(rows=given[:2]) or given[2].touch()):
+            reporter.draw({**alert("i4", 132, 300), "monitor": "shift", "segment": "2013-01-28..2013-02-11"})
+        assert [len(frame) for frame in drawn["rows"]] == [
+            10 * 48 + 1,
+            (300 - 132) * 2 - 1,
+        ]  # an end counts
         card = tmp_path / "models" / "delay" / "1" / "model.json"
         card.parent.mkdir(parents=True)
         cut = Segmentation((Dimension("carrier", "carrier", "", ("AA", "B6")),))
         card.write_text(json.dumps({"segments": cut.plain()}))
-        drawn = {}
         with patch("jobs.reporting.draw_report", lambda *given: drawn.update(rows=given[:2]) or given[2].touch()):
             reporter.draw(alert("i3", 200, 300, "carrier=B6"))
         assert [set(frame["carrier"]) for frame in drawn["rows"]] == [{"B6"}, {"B6"}]

@@ -1,4 +1,4 @@
-"""``--sequential`` on its way from the command line to the settings of the drift job."""
+"""``--sequential`` and ``--against`` on their way from the command line to the settings of the drift job."""
 
 import os
 
@@ -11,6 +11,7 @@ from monitors.detectors import DETECTORS
 from monitors.evaluate import MonitorSettings
 from monitors.sequential import parse_specs
 from monitors.series import SERIES
+from monitors.shift import parse_against
 
 KNOWN = ", ".join(sorted(DETECTORS))
 
@@ -34,6 +35,20 @@ def said(*arguments: str) -> str:
 def test_a_wrong_name_is_a_usage_error_that_lists_what_there_is(command, given, message):
     options = [part for each in given for part in ("--sequential", each)]
     assert f"Error: Invalid value for '--sequential': {message}" in said(*command, *options)
+
+
+@pytest.mark.parametrize("command", [("submit", "drift"), ("alerts", "replay")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["2013-01-01"], "expected trailing:DURATION, earlier:DURATION or FROM..TO, such as trailing:28d, earlier:7d"),
+        (["trailing:3d"], "trailing:3d: expected whole days, 14 d to 400 d, got 3d."),
+        (["earlier:7d", "earlier:168h"], "expected each reference once, got more of earlier:7d."),
+    ],
+)
+def test_what_is_no_reference_is_a_usage_error_that_says_what_would_be(command, given, message):
+    options = [part for each in given for part in ("--against", each)]
+    assert f"Error: Invalid value for '--against': {message}" in said(*command, *options)
 
 
 def test_help_names_every_series_and_detector():
@@ -76,4 +91,7 @@ def test_it_reaches_the_settings_of_the_job(monkeypatch, tmp_path):
     plan = plan_of(monkeypatch, *options_of(monkeypatch, *given))
     assert plan.settings.sequential == parse_specs(["log_loss:kswin", "score:hddm_a"])
     assert plan.settings.false_retrains_a_month == 0.1
+    given = ("--against", "trailing:28d", "--against", "2013-01-01..2013-02-01")
+    found = plan_of(monkeypatch, *options_of(monkeypatch, *given)).settings
+    assert found == MonitorSettings(against=parse_against(given[1::2]))
     assert plan_of(monkeypatch, *options_of(monkeypatch)).settings == MonitorSettings()
