@@ -14,12 +14,13 @@ import numpy as np
 from compose.local.home import PlatformError
 from jobs.stored import Stored
 from monitors.comparison import Comparison
+from monitors.drawing import Calibration
 from monitors.figures import Figures, compare
 from monitors.policy import PolicyError, parse_duration
 from monitors.reference import ColumnSpec, Null, Reference
 from monitors.shift import FORMS, dates_of
 from monitors.sketches import Sketches, merge
-from monitors.thresholds import DAY_MS, HOUR_MS, Calibration, distance_nulls
+from monitors.thresholds import DAY_MS, HOUR_MS, distance_nulls
 
 __all__ = ["REFERENCES", "Span", "compare_spans", "current_span", "reference_span"]
 

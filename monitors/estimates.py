@@ -290,7 +290,7 @@ def build_estimator(losses: Sketches, inside: Ints) -> Estimator:
     losses : Sketches
         :func:`monitors.losses.sketch_losses` of predictions that the model had not been fitted to, in tiles of a day.
     inside : ndarray of int64, shape (replicates, days)
-        How often each day is in each of some windows, see :func:`monitors.thresholds.draw_windows`.
+        How often each day is in each of some windows, see :func:`monitors.drawing.draw_windows`.
     """
     days = Outcomes.by_tile(losses)
     outside = (inside == 0).astype(np.int64)

@@ -26,11 +26,12 @@ from typing import Final, Literal
 import numpy as np
 
 from monitors.buckets import Kind, pack_keys
+from monitors.drawing import Calibration
 from monitors.incidents import Finding
 from monitors.policy import PolicyError, parse_duration
 from monitors.reference import ColumnSpec, Null, Reference
 from monitors.sketches import Sketches, merge
-from monitors.thresholds import DAY_MS, Calibration, distance_nulls, pair_nulls
+from monitors.thresholds import DAY_MS, distance_nulls, pair_nulls
 from monitors.watchers import Result, distances, enough_days, judge, weigh
 
 __all__ = ["FORMS", "SHIFT", "Against", "AgainstError", "Shift", "dates_of", "parse_against"]

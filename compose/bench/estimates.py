@@ -18,10 +18,10 @@ from compose.local.platform import Endpoints
 from compose.performance import input_columns, labelled
 from jobs.reading import client_of
 from jobs.serving import Scorer
+from monitors.drawing import Calibration, draw_windows
 from monitors.estimates import Estimator, Outcomes, build_estimator, histogram
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.sketches import Sketches, sketch_batch
-from monitors.thresholds import Calibration, draw_windows
 from schemas.topics import DAY_MS
 
 __all__ = ["measure", "tables"]

@@ -75,7 +75,7 @@ def _plain(alert: dict[str, Any]) -> str:
 @click.option("--policy", "file", type=click.Path(dir_okay=False, path_type=Path),
               help="YAML; default: the one of the flights.")  # fmt: skip
 @click.option("--false-retrains", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="A_MONTH",
-              help="Alarms to expect in 30 days while nothing changes, default 0.25.")  # fmt: skip
+              help="Alarms to expect in 30 days while nothing changes, default 0.375.")  # fmt: skip
 @sequential_option
 @against_option
 @click.option("--from", "start", type=_DAY, help="First day that counts, UTC; what was before is run again as well.")

@@ -36,7 +36,7 @@ __all__ = ["command"]
     "--false-retrains",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="A_MONTH",
-    help="Alarms to expect in 30 days while nothing changes (drift), default 0.25; see `headwater drift budget`.",
+    help="Alarms to expect in 30 days while nothing changes (drift), default 0.375; see `headwater drift budget`.",
 )
 @sequential_option
 @against_option

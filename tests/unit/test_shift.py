@@ -10,6 +10,7 @@ import pytest
 
 from compose.bench import alarms
 from monitors.budget import MONTH_DAYS, Budget
+from monitors.drawing import Calibration, draw_pairs
 from monitors.evaluate import ModelMonitor, MonitorSettings
 from monitors.incidents import Alert, IncidentBook
 from monitors.losses import sketch_losses
@@ -17,7 +18,7 @@ from monitors.policy import State, Version, decide, load_policy
 from monitors.reference import ColumnSpec, Reference
 from monitors.shift import PAIRS_DAYS, Against, AgainstError, Shift, parse_against
 from monitors.sketches import Sketches, sketch_batch
-from monitors.thresholds import DAY_MS, HOUR_MS, Calibration, build_reference, draw_pairs
+from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
 from monitors.watchers import Window
 
 FIRST_DAY = 20_006  # 2024-10-10
