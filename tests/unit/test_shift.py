@@ -163,11 +163,11 @@ def test_without_references_nothing_is_looked_at_or_held():
 def test_each_reference_looks_once_a_day_and_all_spend_from_one_budget():
     looks = {}
     for texts in ((), REFERENCES):
-        windows, _ = told(new(*texts), traffic(), 0, 24 * 55)  # only features and shift have anything to look at
+        windows, _ = told(new(*texts), traffic(), 0, 24 * 55)  # of the three only features has anything to look at
         spent = next(each for each in windows[::-1] if each.monitor == "budget").results[0]
         looks[texts] = (spent.count, spent.value)
     allowed = MonitorSettings().false_retrains_a_month
-    share = {texts: allowed / MONTH_DAYS / (2 + len(texts)) for texts in looks}
+    share = {texts: allowed / MONTH_DAYS / (3 + len(texts)) for texts in looks}
     assert looks[()] == (30, pytest.approx(30 * share[()]))
     judged = 30 + sum(55 - first + 1 for first in (35, 42, 42))
     assert looks[REFERENCES] == (judged, pytest.approx(judged * share[REFERENCES]))
