@@ -16,11 +16,12 @@ from jobs.reading import client_of
 from jobs.references import Loader
 from jobs.segmenting import Cards
 from jobs.stored import Batch, Stored
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.incidents import Alert
 from monitors.policy import PRIOR, Version
 from monitors.reference import Reference, UnusableReferenceError
 from monitors.segments import SPAN_MS
+from monitors.settings import MonitorSettings
 from monitors.sketches import SketchError, Sketches, merge
 from monitors.thresholds import DAY_MS, HOUR_MS
 

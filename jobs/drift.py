@@ -16,7 +16,7 @@ from jobs.evaluation import FINDINGS, evaluate, register_packing
 from jobs.features import declare_source
 from jobs.segmenting import planned
 from jobs.tables import Broker, encoded_sink, epoch_seconds, travelling_source
-from monitors.evaluate import MonitorSettings
+from monitors.settings import MonitorSettings
 
 __all__ = ["build"]
 

@@ -18,9 +18,10 @@ from pyflink.table.udf import ScalarFunction, udf
 
 from jobs.references import Loader
 from jobs.segmenting import Cards
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.losses import TILE_MS
 from monitors.matching import pack_answers, pack_labels
+from monitors.settings import MonitorSettings
 from monitors.sketches import Sketches
 from schemas.codec import Codec
 from schemas.topics import topic

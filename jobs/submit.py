@@ -18,9 +18,9 @@ from features.compiler.service import model_inputs
 from features.compiler.topics import UnsupportedViewError
 from jobs.cluster import Cluster, send, send_by_table, stream_environment
 from jobs.tables import Broker
-from monitors.evaluate import MonitorSettings
 from monitors.segments import SegmentError
 from monitors.sequential import SpecError, parse_specs
+from monitors.settings import MonitorSettings
 from monitors.shift import AgainstError, parse_against
 
 __all__ = ["Plan", "main", "submit"]

@@ -40,10 +40,10 @@ from jobs.retraining.backends.handover import given_payload, leave_result, run_o
 from jobs.segmenting import planned
 from jobs.serving import PRIOR_UNKNOWN, Scorer, model_matrix
 from monitors.buckets import Kind
-from monitors.evaluate import MonitorSettings
 from monitors.losses import TILE_MS, sketch_losses, sketch_segment_losses
 from monitors.reference import ColumnSpec, Role
 from monitors.segments import Segmentation, sketch_segments
+from monitors.settings import MonitorSettings
 from monitors.sketches import sketch_batch
 from monitors.thresholds import SegmentedSpan, build_reference
 from schemas.topics import DAY_MS

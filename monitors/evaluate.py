@@ -21,10 +21,8 @@ With the days' windows come two that judge nothing: ``estimate`` tells how well 
 how many false alarms the looks of all but `data` were worth in the last 30 days.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -33,68 +31,26 @@ import numpy as np
 from monitors import checkpoint
 from monitors.budget import MONTH_DAYS, Budget
 from monitors.estimates import Estimate
-from monitors.feeds import DataSettings, Tally, data_window, tally
-from monitors.incidents import Alert, Finding, IncidentBook, Patience
+from monitors.feeds import Tally, data_window, tally
+from monitors.incidents import Alert, Finding, IncidentBook
 from monitors.losses import TILE_MS, sketch_losses, sketch_segment_losses
 from monitors.matching import Match, Matcher
 from monitors.profiles import WINDOW_HOURS
 from monitors.reference import Reference
 from monitors.segments import SPAN_MS, only
-from monitors.sequential import Sequential, SequentialSpec
-from monitors.shift import SHIFT, Against, Shift
+from monitors.sequential import Sequential
+from monitors.settings import MonitorSettings
+from monitors.shift import SHIFT, Shift
 from monitors.sketches import SketchError, Sketches, merge, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS
 from monitors.watchers import Result, SegmentWindow, Window, estimate_window, feature_window, performance_window
 
-__all__ = ["MONITORS", "ModelMonitor", "MonitorSettings"]
+__all__ = ["MONITORS", "ModelMonitor"]
 
 MONITORS: Final = ("data", "features", "performance", "sequential")
 _WINDOW_DAYS: Final = 7
 _SPENDING: Final = ("features", "performance", "sequential")
 _END_OF_STREAM_MS: Final = 2**62  # a bounded stream ends with a watermark of 2**63 - 1
-
-
-@dataclass(frozen=True)
-class MonitorSettings:
-    """What the monitors of a model go by. Its `version` is on every alert.
-
-    Attributes
-    ----------
-    data : DataSettings
-    rows_min : int
-        Fewest rows, or labels, of a window of days.
-    segment_rows_min : int
-        Of a segment's. Its thresholds are drawn from windows as small as its own.
-    false_retrains_a_month : float
-        The budget of a model: alarms of all monitors but `data` to expect in 30 days while nothing changes.
-    sequential : tuple of SequentialSpec
-        Detectors of river, each on one series.
-    against : tuple of Against
-        What else than its training traffic is compared with; each has incidents of its own.
-    patience : mapping of monitor to Patience
-        Data incidents open at once, since a faulty feed harms every prediction, and close after six quiet hours.
-    """
-
-    data: DataSettings = field(default_factory=DataSettings)
-    rows_min: int = 1000
-    segment_rows_min: int = 200
-    false_retrains_a_month: float = 0.375
-    sequential: tuple[SequentialSpec, ...] = (SequentialSpec("log_loss", "adwin"),)
-    against: tuple[Against, ...] = ()
-    patience: Mapping[str, Patience] = field(
-        default_factory=lambda: {
-            "data": Patience(resolve_after=6, epoch_ms=7 * DAY_MS),
-            "features": Patience(resolve_after=3, renew=True),
-            "performance": Patience(resolve_after=3, renew=True),
-            "sequential": Patience(resolve_after=14),
-            SHIFT: Patience(resolve_after=3, renew=True),
-        }
-    )
-
-    @property
-    def version(self) -> str:
-        """First 12 hex digits of the SHA-256 of the settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass

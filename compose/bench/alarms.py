@@ -23,11 +23,11 @@ from compose.bench import contestants, planted
 from compose.bench.planted import Power, days_like_those_before, verdict
 from compose.bench.spread import plain_table
 from monitors.budget import MONTH_DAYS, Budget
-from monitors.evaluate import MonitorSettings
 from monitors.incidents import Finding, IncidentBook
 from monitors.losses import sketch_losses
 from monitors.reference import ColumnSpec, Reference
 from monitors.sequential import Sequential
+from monitors.settings import MonitorSettings
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
 from monitors.watchers import feature_window, performance_window

@@ -16,9 +16,9 @@ from river.drift import ADWIN, PageHinkley
 from compose.bench.apart import run_apart
 from compose.bench.estimates import PACKAGES as NANNYML
 from compose.bench.planted import CATEGORIES, KINDS, LOOKS, REFERENCE_DAYS, ROWS_A_DAY, WINDOW_DAYS, Array, tuned
-from monitors.evaluate import MonitorSettings
 from monitors.losses import sketch_losses
 from monitors.reference import ColumnSpec
+from monitors.settings import MonitorSettings
 from monitors.sketches import Kind, Sketches, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
 from monitors.watchers import feature_window

@@ -32,7 +32,7 @@ _KINDS: Final = 4
 """Of columns, in turn: files are of whole turns, so that a column of one costs what a column of another does."""
 _FIRST: Final = (4, 12)
 """Columns of the files that say what a column takes of memory."""
-_MEMORY_SHARE: Final = 0.5
+_MEMORY_SHARE: Final = 0.4
 """Of what is free that may be taken, by what fewer columns took: given 0.8 of 22 GB it took all
 of it, since it holds more of a column where there are more of them, and was killed after half an hour."""
 _KILLED: Final = 137

@@ -116,9 +116,9 @@ def replay(
     from compose.lab_report import as_dict, render
     from compose.local.home import PlatformError
     from compose.past import open_archive, read_past
-    from monitors.evaluate import MonitorSettings
     from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
     from monitors.sequential import parse_specs
+    from monitors.settings import MonitorSettings
     from monitors.shift import parse_against
 
     began = time.monotonic()

@@ -14,9 +14,10 @@ from stored_months import at
 from compose.cli import headwater
 from compose.local.home import Home
 from compose.past import open_archive, read_past
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.incidents import Alert
 from monitors.segments import SPAN_MS
+from monitors.settings import MonitorSettings
 from monitors.thresholds import DAY_MS, HOUR_MS
 
 FOREVER_MS = at(1000)

@@ -38,8 +38,9 @@ from compose.local.jobs import ALIVE, JobBook
 from compose.local.kafka import create_topics
 from compose.local.platform import Platform, Running, local_services
 from monitors.detectors import DETECTORS
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.sequential import parse_specs
+from monitors.settings import MonitorSettings
 from monitors.shift import parse_against
 from monitors.thresholds import DAY_MS, HOUR_MS
 from schemas.codec import Codec

@@ -11,7 +11,8 @@ from scipy.stats import poisson
 from compose.bench import alarms, contestants, planted
 from compose.bench.apart import uv_program
 from monitors.budget import Budget
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
+from monitors.settings import MonitorSettings
 from monitors.thresholds import DAY_MS, build_reference
 
 SIZES = alarms.Sizes(days=180)

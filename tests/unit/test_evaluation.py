@@ -11,11 +11,11 @@ from scipy.special import expit
 
 from jobs.evaluation import Monitors
 from monitors.detectors import DETECTORS
-from monitors.evaluate import MonitorSettings
 from monitors.losses import sketch_losses
 from monitors.matching import pack_answers, pack_labels
 from monitors.reference import ColumnSpec, Reference
 from monitors.sequential import SequentialSpec
+from monitors.settings import MonitorSettings
 from monitors.sketches import sketch_batch
 from monitors.thresholds import build_reference
 from schemas.codec import Codec

@@ -9,10 +9,11 @@ import pytest
 from flight_features import as_of
 
 from compose.demo.flights import fault, load_events
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.incidents import Alert
 from monitors.losses import TILE_MS, sketch_losses
 from monitors.reference import ColumnSpec, Reference, UnusableReferenceError
+from monitors.settings import MonitorSettings
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import build_reference
 from monitors.watchers import Window

@@ -13,12 +13,13 @@ from scipy.special import expit
 from monitors import sequential
 from monitors.checkpoint import LAYOUT, CheckpointError
 from monitors.detectors import DETECTORS
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.incidents import Alert, Finding
 from monitors.losses import sketch_losses
 from monitors.reference import ColumnSpec, Null, Reference
 from monitors.sequential import HOURLY, Sequential, SequentialSpec, SpecError, change, parse_specs
 from monitors.series import SERIES, hourly
+from monitors.settings import MonitorSettings
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import build_reference
 from monitors.watchers import Window

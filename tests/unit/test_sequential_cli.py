@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from compose.cli import headwater
 from jobs import submit as jobs_submit
 from monitors.detectors import DETECTORS
-from monitors.evaluate import MonitorSettings
 from monitors.sequential import parse_specs
 from monitors.series import SERIES
+from monitors.settings import MonitorSettings
 from monitors.shift import parse_against
 
 KNOWN = ", ".join(sorted(DETECTORS))

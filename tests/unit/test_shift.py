@@ -11,11 +11,12 @@ import pytest
 from compose.bench import alarms
 from monitors.budget import MONTH_DAYS, Budget
 from monitors.drawing import Calibration, draw_pairs
-from monitors.evaluate import ModelMonitor, MonitorSettings
+from monitors.evaluate import ModelMonitor
 from monitors.incidents import Alert, IncidentBook
 from monitors.losses import sketch_losses
 from monitors.policy import State, Version, decide, load_policy
 from monitors.reference import ColumnSpec, Reference
+from monitors.settings import MonitorSettings
 from monitors.shift import PAIRS_DAYS, Against, AgainstError, Shift, parse_against
 from monitors.sketches import Sketches, sketch_batch
 from monitors.thresholds import DAY_MS, HOUR_MS, build_reference
