@@ -17,11 +17,19 @@ import psutil
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
+from confluent_kafka import TopicPartition
 
 from compose.local import watchdog
 from compose.local.home import Home
 from compose.local.platform import Running
+from compose.services import REPO
+from features.compiler.repo import load_repo
+from features.compiler.service import model_inputs, prediction_topic
+from jobs.kafka import reader
 from jobs.reading import client_of
+from monitors.losses import TILE_MS
+from monitors.sketches import Sketches
+from schemas.codec import Codec
 
 FLIGHTS = 33_000
 TIMEOUT_S = 600
@@ -134,8 +142,16 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         demo.until(lambda: demo.last_line().startswith("{"), "the summary")
         summary = dict(json.loads(demo.last_line()))
         told = told_of_incidents(demo)
+        running = demo.running()
+        assert running is not None
+        early = promised_too_early(running.endpoints.kafka)
         wrong = trained_on_wrong_features(demo)
-        return summary | {"told": told, "trained_again": wrong, "watched": watched_while_wrong(demo)}
+        return summary | {
+            "told": told,
+            "early": early,
+            "trained_again": wrong,
+            "watched": watched_while_wrong(demo),
+        }
     finally:
         demo.end()
 
@@ -159,6 +175,29 @@ def told_of_incidents(demo: Demo) -> dict[str, list[dict[str, Any]]]:
 
     listed = said("list")
     return {"listed": listed, "first": said("show", listed[0]["incident_id"][:10])}
+
+
+def promised_too_early(kafka: str) -> dict[str, int]:
+    """Sketches among the predictions, and those that come behind an event time that is past one of their tiles."""
+    answers = prediction_topic(model_inputs(load_repo(REPO), "delay"))
+    codec, consumer = Codec(answers.schema, answers.schema_id), reader(kafka, enable_partition_eof=True)
+    parts = list(consumer.list_topics(answers.name, TIMEOUT_S).topics[answers.name].partitions)
+    consumer.assign([TopicPartition(answers.name, part, 0) for part in parts])
+    promised, found = dict.fromkeys(parts, 0), {"sketches": 0, "early": 0}
+    while parts:
+        message = consumer.poll(TIMEOUT_S)
+        assert message is not None, f"{found} and nothing more of partitions {parts}"
+        part = int(message.partition() or 0)
+        if message.error() is not None:
+            parts.remove(part)
+            continue
+        record = codec.decode(bytes(message.value() or b""))
+        if record["sketch"]:
+            found["sketches"] += 1
+            found["early"] += int(Sketches.from_bytes(record["sketch"]).tiles[0]) + TILE_MS <= promised[part]
+        promised[part] = max(promised[part], round(record["watermark"].timestamp() * 1000))
+    consumer.close()
+    return found
 
 
 def change_ten(clickhouse: str, until: str, by: str) -> None:
@@ -216,6 +255,12 @@ def test_everything_adds_up_and_every_feature_is_right(peace: dict[str, Any]) ->
     checked(peace)
     assert peace["events"] == sum(peace["events_by_topic"].values()) > 100_000
     assert peace["auc"]["live"] > 0.6
+
+
+def test_who_reads_predictions_has_every_sketch_before_its_hour_is_over(peace: dict[str, Any]) -> None:
+    """Else the drift job would judge hours and days without a part of what was asked in them."""
+    assert peace["early"]["sketches"] > 5
+    assert peace["early"]["early"] == 0
 
 
 def test_the_story_of_an_incident_is_told(peace: dict[str, Any]) -> None:
