@@ -256,11 +256,11 @@ class Sequential:
         self._scores = {hour: each for hour, each in self._scores.items() if hour >= end}
         if not heard:
             return (), Finding(None)
-        proposed = [told.chance for name, (_, told) in known.items() if told and self._watched[name].pending]
+        proposed = [cut.chance for name, (_, cut) in known.items() if cut and self._watched[name].pending]
         level = spend(min(min(proposed, default=1.0) * len(self._watched), 1.0)) / len(self._watched)
-        results = [self._result(name, heard[name], *known[name], level) for name in heard]
-        told = {each: known[name][1] for name, each in zip(heard, results, strict=True)}
-        return tuple(results), _finding([(each, told[each]) for each in results if each.fired], day, reference)
+        told = [(self._result(name, heard[name], *known[name], level), known[name][1]) for name in heard]
+        fired = [(each, found) for each, found in told if each.fired]
+        return tuple(each for each, _ in told), _finding(fired, day, reference)
 
     def _result(self, name: str, day: _Day, before: float, told: Change | None, level: float) -> Result:
         each, spec = self._watched[name], self._specs[name]
