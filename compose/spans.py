@@ -15,8 +15,8 @@ from compose.local.home import PlatformError
 from jobs.stored import Stored
 from monitors.comparison import Comparison
 from monitors.drawing import Calibration
+from monitors.durations import DurationError, parse_duration
 from monitors.figures import Figures, compare
-from monitors.policy import PolicyError, parse_duration
 from monitors.reference import ColumnSpec, Null, Reference
 from monitors.shift import FORMS, dates_of
 from monitors.sketches import Sketches, merge
@@ -174,7 +174,7 @@ def _with_chances(figures: Figures, nulls: tuple[Null, ...]) -> Figures:
 def _hours(text: str, duration: str) -> int:
     try:
         found = parse_duration(text.partition(":")[0], duration)
-    except PolicyError as exc:
+    except DurationError as exc:
         raise PlatformError(f"{exc}.") from exc
     if found == 0 or found % HOUR_MS:
         raise PlatformError(f"{text}: expected whole hours, got {duration}.")

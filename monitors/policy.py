@@ -5,13 +5,14 @@ Records are those of ``drift.alerts`` with times in UTC epoch milliseconds.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
+from monitors.durations import DurationError, parse_duration
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -25,18 +26,15 @@ __all__ = [
     "decide",
     "earliest_retraining_ms",
     "load_policy",
-    "parse_duration",
     "quarantine_spans",
 ]
 
 DEFAULT_POLICY = Path(__file__).parent / "policies" / "delay.yaml"
 PRIOR = "prior"
 BUDGET_DAYS = 30
+DAY_MS = 86_400_000
 SEVERITIES = ("info", "warning", "critical")
 CAUSES = ("world", "data", "us")
-
-_UNITS_MS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)")
 
 
 class PolicyError(ValueError):
@@ -250,7 +248,7 @@ def earliest_retraining_ms(policy: Policy, state: State, at_ms: int | None = Non
     times = [each.event_time_ms for each in state.retrained if at_ms is None or each.event_time_ms <= at_ms]
     earliest = max((time_ms + policy.cool_down_ms for time_ms in times), default=0)
     if len(times) >= policy.retrain_max_30d:
-        earliest = max(earliest, sorted(times)[-policy.retrain_max_30d] + BUDGET_DAYS * _UNITS_MS["d"])
+        earliest = max(earliest, sorted(times)[-policy.retrain_max_30d] + BUDGET_DAYS * DAY_MS)
     return earliest
 
 
@@ -302,7 +300,7 @@ def load_policy(path: str | Path = DEFAULT_POLICY) -> Policy:
         raise PolicyError(f"{path}: expected a policy in YAML, got {exc}") from exc
     try:
         return _policy(found)
-    except PolicyError as exc:
+    except (DurationError, PolicyError) as exc:
         raise PolicyError(f"{path}: {exc}") from None
 
 
@@ -355,17 +353,3 @@ def _names(name: str, found: Any) -> tuple[str, ...]:
     _require(isinstance(found, Sequence) and not isinstance(found, str), name, "a list of names", found)
     _require(all(isinstance(each, str) for each in found), name, "a list of names", found)
     return tuple(found)
-
-
-def parse_duration(name: str, found: Any) -> int:
-    """Milliseconds of a text such as ``6 h``; `name` is what it is of.
-
-    Raises
-    ------
-    PolicyError
-        Where it is none.
-    """
-    match = _DURATION.fullmatch(str(found).strip())
-    if match is None:
-        raise PolicyError(f"{name}: expected a duration such as '14 d', '6 h' or '30 min', got {found!r}")
-    return round(float(match[1]) * _UNITS_MS[match[2]])

@@ -27,8 +27,8 @@ import numpy as np
 
 from monitors.buckets import Kind, pack_keys
 from monitors.drawing import Calibration
+from monitors.durations import DurationError, parse_duration
 from monitors.incidents import Finding
-from monitors.policy import PolicyError, parse_duration
 from monitors.reference import ColumnSpec, Null, Reference
 from monitors.sketches import Sketches, merge
 from monitors.thresholds import DAY_MS, distance_nulls, pair_nulls
@@ -165,7 +165,7 @@ def _parsed(text: str) -> Against:
 def _days(text: str, duration: str, least: int) -> int:
     try:
         days, rest = divmod(parse_duration(text.partition(":")[0], duration), DAY_MS)
-    except PolicyError as exc:
+    except DurationError as exc:
         raise AgainstError(str(exc)) from exc
     if rest or not least <= days <= REACH_DAYS_MAX:
         raise AgainstError(f"{text}: expected whole days, {least} d to {REACH_DAYS_MAX} d, got {duration}")

@@ -24,11 +24,11 @@ class _Duration(click.ParamType[int]):
     name = "duration"
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from monitors.policy import PolicyError, parse_duration
+        from monitors.durations import DurationError, parse_duration
 
         try:
             return value if isinstance(value, int) else parse_duration(param.opts[0] if param else "it", value)
-        except PolicyError as exc:
+        except DurationError as exc:
             self.fail(f"{exc}.", param, ctx)
 
 
