@@ -19,9 +19,9 @@ from features.compiler.topics import UnsupportedViewError
 from jobs.cluster import Cluster, send, send_by_table, stream_environment
 from jobs.tables import Broker
 from monitors.segments import SegmentError
-from monitors.sequential import SpecError, parse_specs
+from monitors.sequential import SpecError
 from monitors.settings import MonitorSettings
-from monitors.shift import AgainstError, parse_against
+from monitors.shift import AgainstError
 
 __all__ = ["Plan", "main", "submit"]
 
@@ -123,10 +123,7 @@ class Plan:
     @property
     def settings(self) -> MonitorSettings:
         """Of the drift job."""
-        sequential = parse_specs(self.sequential) or MonitorSettings.sequential
-        return MonitorSettings(
-            false_retrains_a_month=self.false_retrains, sequential=sequential, against=parse_against(self.against)
-        )
+        return MonitorSettings.of_texts(self.false_retrains, self.sequential, self.against)
 
 
 def submit(job: str, plan: Plan, repo: Repo, checkpoint: str) -> str:

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from monitors.feeds import DataSettings
 from monitors.incidents import Patience
-from monitors.sequential import SequentialSpec
-from monitors.shift import SHIFT, Against
+from monitors.sequential import SequentialSpec, parse_specs
+from monitors.shift import SHIFT, Against, parse_against
 from monitors.thresholds import DAY_MS
 
 __all__ = ["MonitorSettings"]
@@ -50,6 +50,20 @@ class MonitorSettings:
             SHIFT: Patience(resolve_after=3, renew=True),
         }
     )
+
+    @staticmethod
+    def of_texts(false_retrains_a_month: float, sequential: Sequence[str], against: Sequence[str]) -> "MonitorSettings":
+        """As a command line has them; without a detector the default.
+
+        Raises
+        ------
+        monitors.sequential.SpecError, monitors.shift.AgainstError
+        """
+        return MonitorSettings(
+            false_retrains_a_month=false_retrains_a_month,
+            sequential=parse_specs(sequential) or MonitorSettings.sequential,
+            against=parse_against(against),
+        )
 
     @property
     def version(self) -> str:

@@ -32,7 +32,7 @@ from monitors.incidents import Finding
 from monitors.reference import ColumnSpec, Null, Reference
 from monitors.sketches import Sketches, merge
 from monitors.thresholds import DAY_MS, distance_nulls, pair_nulls
-from monitors.watchers import Result, distances, enough_days, judge, weigh
+from monitors.watchers import Result, distances, enough_days, gravest, judge
 
 __all__ = ["FORMS", "SHIFT", "Against", "AgainstError", "Shift", "dates_of", "parse_against"]
 
@@ -310,11 +310,8 @@ def _finding(each: Against, results: Sequence[Result], enough: bool) -> Finding:
     fired = [one for one in results if one.fired]
     if not fired:
         return Finding(False if enough else None)
-    evidence = weigh([(one.column, one.statistic, one.value, one.threshold) for one in fired])
-    names = ", ".join(list(dict.fromkeys(one.column for one in evidence))[:3])
-    return Finding(
-        True, "warning", "world", f"Traffic differs from {each.words}, most of all in {names}.", evidence
-    )  # fmt: skip
+    evidence, names = gravest(fired)
+    return Finding(True, "warning", "world", f"Traffic differs from {each.words}, most of all in {names}.", evidence)
 
 
 def _without_scores(table: Sketches) -> Sketches:

@@ -25,6 +25,7 @@ __all__ = [
     "enough_days",
     "estimate_window",
     "feature_window",
+    "gravest",
     "judge",
     "performance_window",
     "weigh",
@@ -72,6 +73,12 @@ def weigh(evidence: Sequence[tuple[str, str, float, float]]) -> tuple[Evidence, 
     total = sum(weights) or 1.0
     weighed = [Evidence(*each, share=weight / total) for each, weight in zip(evidence, weights, strict=True)]
     return tuple(sorted(weighed, key=lambda each: (-each.share, each.column)))
+
+
+def gravest(fired: Sequence[Result]) -> tuple[tuple[Evidence, ...], str]:
+    """Evidence of what fired, and the three columns that differ most, in words."""
+    evidence = weigh([(each.column, each.statistic, each.value, each.threshold) for each in fired])
+    return evidence, ", ".join(list(dict.fromkeys(each.column for each in evidence))[:3])
 
 
 def estimate_window(
@@ -289,8 +296,7 @@ def _traffic(
     segment: str = "",
 ) -> Finding:
     """Traffic, or a segment of it, that is unlike the reference; `parts` are what fired in segments of it."""
-    evidence = weigh([(each.column, each.statistic, each.value, each.threshold) for each in worst])
-    names = ", ".join(list(dict.fromkeys(each.column for each in evidence))[:3])
+    evidence, names = gravest(worst)
     words, harm = _likely(estimates)
     among = _ranked(parts)
     where = f" Segments that differ most: {', '.join(among)}." if among else ""

@@ -11,8 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from compose.commands.against import against_option
-from compose.commands.sequential import sequential_option
+from compose.commands.monitoring import against_option, sequential_option
 from compose.commands.target import running_platform
 
 __all__ = ["command"]
@@ -117,20 +116,14 @@ def replay(
     from compose.local.home import PlatformError
     from compose.past import open_archive, read_past
     from monitors.policy import DEFAULT_POLICY, PolicyError, load_policy
-    from monitors.sequential import parse_specs
     from monitors.settings import MonitorSettings
-    from monitors.shift import parse_against
 
     began = time.monotonic()
     try:
         policy = load_policy(file or DEFAULT_POLICY)
     except PolicyError as exc:
         raise PlatformError(str(exc)) from exc
-    settings = MonitorSettings(
-        false_retrains_a_month=false_retrains or MonitorSettings.false_retrains_a_month,
-        sequential=parse_specs(sequential) or MonitorSettings.sequential,
-        against=parse_against(against),
-    )
+    settings = MonitorSettings.of_texts(false_retrains or MonitorSettings.false_retrains_a_month, sequential, against)
     home, running = running_platform()
     with open_archive(home, running.endpoints.clickhouse, model) as (stored, references), _progress() as progress:
         task = progress.add_task("", total=1.0)

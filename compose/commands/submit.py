@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from compose.commands.against import against_option
-from compose.commands.sequential import sequential_option
+from compose.commands.monitoring import against_option, sequential_option
 from compose.commands.target import LOCAL, job_book, running_platform
 from compose.local.home import PlatformError
 
